@@ -1,0 +1,1 @@
+"""Akool Image to Video results in Dagster."""
