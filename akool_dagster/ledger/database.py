@@ -1,0 +1,205 @@
+"""The ledger's database: how it is reached, created and upgraded, and what a transaction is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.dialects import postgresql, sqlite
+
+from akool_dagster.ledger.errors import (
+    LedgerMissingError,
+    LedgerSchemaError,
+    LedgerUnavailableError,
+    LedgerUrlError,
+)
+from akool_dagster.ledger.schema import SCHEMA_VERSION, VERSION_TABLE
+
+HOW_TO_CREATE = "Track a job (`akool-dagster track ID`) or run `akool-dagster ledger init` to create it."
+
+
+def parse_ledger_url(url: str) -> sa.URL:
+    """Return the URL of a ledger, or raise `LedgerUrlError` saying how to write it.
+
+    A SQLite file needs an absolute path: the daemon, the runs and the command line have different working
+    directories, and each would make a ledger of its own.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except exc.ArgumentError:
+        path = Path(url).expanduser()
+        hint = f"sqlite:///{path if path.is_absolute() else path.absolute()}"
+        raise LedgerUrlError(
+            f"The ledger URL is not a SQLAlchemy URL. For a SQLite file write {hint}"
+            if "://" not in url
+            else "The ledger URL is not a SQLAlchemy URL. Write sqlite:////absolute/path/ledger.sqlite"
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        database = parsed.database or ""
+        if not database or database == ":memory:":
+            raise LedgerUrlError(
+                "An in-memory ledger would be forgotten between ticks. "
+                "Write sqlite:////absolute/path/ledger.sqlite"
+            )
+        if not Path(database).is_absolute():
+            raise LedgerUrlError(
+                f"The ledger's path {database!r} is relative. Write sqlite:///{Path(database).absolute()}"
+            )
+        return parsed
+    if backend == "postgresql":
+        # In SQLAlchemy 2.1 plain `postgresql://` means psycopg 3, which dagster-postgres does not work with.
+        return parsed.set(drivername="postgresql+psycopg2")
+    raise LedgerUrlError(f"A ledger lives in SQLite or PostgreSQL, not in {backend!r}.")
+
+
+class Database:
+    """One SQLAlchemy engine, and transactions that report trouble as `LedgerError`."""
+
+    def __init__(self, url: str, *, busy_timeout: float = 15.0) -> None:
+        self.url = parse_ledger_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        connect_args: dict[str, Any] = {"timeout": busy_timeout} if self.is_sqlite else {}
+        try:
+            self.engine = sa.create_engine(self.url, connect_args=connect_args, hide_parameters=True)
+        except ModuleNotFoundError as error:
+            raise LedgerUrlError(
+                f"The ledger URL needs the module {error.name!r}: pip install psycopg2-binary"
+            ) from error
+        if self.is_sqlite:
+            sa.event.listen(self.engine, "connect", _set_up_sqlite_connection)
+            sa.event.listen(self.engine, "begin", _begin_sqlite_transaction)
+
+    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """Return an INSERT that can say ON CONFLICT: the two dialects write it alike."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    @property
+    def shown(self) -> str:
+        """Return the URL without its password, for messages."""
+        return self.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Run one writing transaction; commit at the end, roll back on any error."""
+        with (
+            self._reported(),
+            self.engine.connect().execution_options(akool_write=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Run one reading transaction in which every query sees the same snapshot."""
+        options: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        with (
+            self._reported(),
+            self.engine.connect().execution_options(**options) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def require(self) -> None:
+        """Raise unless a ledger of exactly this code's version is there and may be written."""
+        if self.is_sqlite:
+            path = Path(self.url.database or "")
+            if not path.exists():
+                raise LedgerMissingError(f"There is no ledger at {self.shown}. {HOW_TO_CREATE}")
+            self._require_writable(path)
+        version = self.version()
+        if version is None:
+            raise LedgerMissingError(f"The database {self.shown} holds no ledger. {HOW_TO_CREATE}")
+        self._require_not_newer(version)
+        if version < SCHEMA_VERSION:
+            raise LedgerSchemaError(
+                f"The ledger {self.shown} has the older schema {version}; akool-dagster here needs "
+                f"{SCHEMA_VERSION}. Stop the daemon and run `akool-dagster ledger init` to upgrade it."
+            )
+
+    def create_or_upgrade(self) -> None:
+        """Bring the database to this code's schema. Safe to run twice, and by two processes at once."""
+        if self.is_sqlite:
+            path = Path(self.url.database or "")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise LedgerUnavailableError(
+                    f"The ledger's folder {path.parent} cannot be made: {error}"
+                ) from error
+            if path.exists():
+                self._require_writable(path)
+        version = self.version()
+        if version is not None:
+            self._require_not_newer(version)
+        if version != SCHEMA_VERSION:
+            self._migrate()
+
+    def version(self) -> str | None:
+        """Return the schema's version, or None where there is no ledger."""
+        with self.read() as connection:
+            if not sa.inspect(connection).has_table(VERSION_TABLE):
+                return None
+            row = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).first()  # noqa: S608
+            return None if row is None else str(row[0])
+
+    def _migrate(self) -> None:
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", "akool_dagster.ledger:migrations")
+        with self.write() as connection:
+            if not self.is_sqlite:
+                # Two processes may create the ledger at once. (SQLite's write transaction excludes that.)
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('akool_ledger'))"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def _require_not_newer(self, version: str) -> None:
+        if version > SCHEMA_VERSION:
+            raise LedgerSchemaError(
+                f"The ledger {self.shown} has schema {version}, newer than the {SCHEMA_VERSION} this version "
+                "of akool-dagster knows. Upgrade akool-dagster to the version that made it."
+            )
+
+    def _require_writable(self, path: Path) -> None:
+        for needed in (path, path.parent):  # SQLite writes its journal beside the file
+            if not os.access(needed, os.R_OK | os.W_OK):
+                raise LedgerUnavailableError(f"The ledger cannot be written: no permission for {needed}")
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.DBAPIError as error:
+            cause = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+            if isinstance(error, exc.IntegrityError | exc.ProgrammingError | exc.DataError):
+                raise
+            raise LedgerUnavailableError(f"The ledger {self.shown} cannot be used now: {cause}") from error
+
+
+def _set_up_sqlite_connection(connection: Any, _record: object) -> None:
+    # The sqlite3 module would begin transactions on its own, and only before INSERT/UPDATE/DELETE: a snapshot
+    # could not be read, and DDL would not roll back. https://docs.sqlalchemy.org/en/20/dialects/sqlite.html
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # a tracked id is paid work: it must survive a power cut too
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite_transaction(connection: sa.Connection) -> None:
+    # A deferred transaction that reads first and writes later fails at once when another wrote in between.
+    writes = connection.get_execution_options().get("akool_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,139 @@
+"""Leases: at most one run lands a partition at a time, and a killed run frees it within a minute."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+
+from akool_dagster.clock import Clock, Deadline
+from akool_dagster.ledger.database import Database
+from akool_dagster.ledger.errors import LeaseHeldError, LeaseLostError, LedgerUnavailableError
+from akool_dagster.ledger.records import LeaseFacts
+from akool_dagster.ledger.schema import leases
+
+LEASE_MS = 60_000
+RENEW_SECONDS = 10.0
+WAIT_SECONDS = 75.0
+"""Longer than a lease lives, so that a run started right after a kill gets its turn."""
+RETRY_SECONDS = 2.0
+
+
+class Leases:
+    """The leases of one account's partitions."""
+
+    def __init__(self, database: Database, account: str, clock: Clock) -> None:
+        self._database = database
+        self._account = account
+        self._clock = clock
+
+    def take(self, kind: str, partition_key: str, owner: str) -> LeaseFacts | None:
+        """Take or renew a lease; return None when it is ours, else who holds it."""
+        now = self._clock.now_ms()
+        ours = {"owner": owner, "expires_at": now + LEASE_MS}
+        statement = self._database.insert(leases).values(
+            account=self._account, kind=kind, partition_key=partition_key, **ours
+        )
+        statement = statement.on_conflict_do_update(
+            index_elements=[leases.c.account, leases.c.kind, leases.c.partition_key],
+            set_=ours,
+            where=(leases.c.owner == owner) | (leases.c.expires_at <= now),
+        )
+        query = sa.select(leases.c.owner, leases.c.expires_at).where(*self._key(kind, partition_key))
+        with self._database.write() as connection:
+            connection.execute(statement)
+            holder, expires_at = connection.execute(query).one()
+        return None if holder == owner else LeaseFacts(owner=holder, expires_at=expires_at)
+
+    def renew(self, kind: str, partition_key: str, owner: str) -> bool:
+        """Prolong our lease; return False when it is not ours any more."""
+        return self._set_expiry(kind, partition_key, owner, self._clock.now_ms() + LEASE_MS)
+
+    def release(self, kind: str, partition_key: str, owner: str) -> None:
+        """End our lease. Who held it last stays known."""
+        self._set_expiry(kind, partition_key, owner, 0)
+
+    def facts(self, kind: str) -> dict[str, LeaseFacts]:
+        """Return the last lease of every partition of a kind, live or not."""
+        query = sa.select(leases.c.partition_key, leases.c.owner, leases.c.expires_at)
+        with self._database.read() as connection:
+            rows = connection.execute(query.where(leases.c.account == self._account, leases.c.kind == kind))
+            return {key: LeaseFacts(owner=owner, expires_at=expires_at) for key, owner, expires_at in rows}
+
+    def hold(self, kind: str, partition_key: str, owner: str) -> HeldLease:
+        """Return a context manager that holds the lease of a partition and renews it meanwhile."""
+        return HeldLease(self, kind, partition_key, owner, self._clock)
+
+    def _set_expiry(self, kind: str, partition_key: str, owner: str, expires_at: int) -> bool:
+        statement = sa.update(leases).where(*self._key(kind, partition_key), leases.c.owner == owner)
+        with self._database.write() as connection:
+            return connection.execute(statement.values(expires_at=expires_at)).rowcount == 1
+
+    def _key(self, kind: str, partition_key: str) -> tuple[sa.ColumnElement[bool], ...]:
+        return (
+            leases.c.account == self._account,
+            leases.c.kind == kind,
+            leases.c.partition_key == partition_key,
+        )
+
+
+class HeldLease:
+    """One lease, renewed by a thread until the block ends. `check` before every effect."""
+
+    def __init__(self, book: Leases, kind: str, partition_key: str, owner: str, clock: Clock) -> None:
+        self._book = book
+        self._key = (kind, partition_key, owner)
+        self._clock = clock
+        self._stop = threading.Event()
+        self._valid_until = 0
+        self._thread = threading.Thread(target=self._keep_renewing, name="akool-lease", daemon=True)
+
+    def check(self) -> None:
+        """Raise `LeaseLostError` when the lease may have passed to another run."""
+        if self._clock.now_ms() >= self._valid_until:
+            kind, partition_key, _ = self._key
+            raise LeaseLostError(
+                f"The lease on {kind} of {partition_key} ran out before it was renewed, and another run may "
+                "hold it now. Nothing more was written; the next tick asks for the partition again."
+            )
+
+    def __enter__(self) -> Self:
+        kind, partition_key, _ = self._key
+        patience = Deadline(self._clock, WAIT_SECONDS)
+        while True:
+            started = self._clock.now_ms()
+            holder = self._book.take(*self._key)
+            if holder is None:
+                break
+            if patience.expired():
+                raise LeaseHeldError(
+                    f"Run {holder.owner} is landing {kind} of {partition_key} and did not end "
+                    f"within {WAIT_SECONDS:.0f} s. Wait for it, or end it; its lease goes a minute later."
+                )
+            self._clock.sleep(RETRY_SECONDS)
+        self._valid_until = started + LEASE_MS
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._book.release(*self._key)
+
+    def _keep_renewing(self) -> None:
+        while not self._clock.wait(self._stop, RENEW_SECONDS):
+            started = self._clock.now_ms()
+            try:
+                if not self._book.renew(*self._key):
+                    self._valid_until = 0
+                    return
+                self._valid_until = started + LEASE_MS
+            except LedgerUnavailableError:
+                continue  # the lease stays valid until it runs out; the next renewal may get through

@@ -1,0 +1,306 @@
+"""What the ledger knows, as frozen records. All times are milliseconds since the Unix epoch, UTC."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from akool_dagster.ledger.errors import InvalidJobError
+
+JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+OBJECT_ID_PATTERN = re.compile(r"[0-9a-fA-F]{24}")
+LABEL_LIMITS = (64, 1024)
+"""The most characters in a label's key and in its value."""
+
+
+class JobState(StrEnum):
+    """Where a job stands for us, whatever number Akool calls its status."""
+
+    PENDING = "pending"  # polled until Akool says how it ended
+    COMPLETED = "completed"  # final: Akool answered status 3
+    FAILED = "failed"  # final: Akool answered status 4
+    MISSING = "missing"  # Akool stopped returning it; `track --again` reopens it
+    ABANDONED = "abandoned"  # no end within the give-up age; `track --again` reopens it
+
+
+FINAL_STATES = frozenset({JobState.COMPLETED, JobState.FAILED})
+REOPENABLE_STATES = frozenset({JobState.MISSING, JobState.ABANDONED})
+
+
+class VideoState(StrEnum):
+    """Where a completed job's video stands."""
+
+    PENDING = "pending"  # to be downloaded, or tried again
+    STORED = "stored"  # final: verified and published in the storage root
+    LOST = "lost"  # final: its URL is over, or it can never be had
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackRequest:
+    """An id to be watched, with the caller's labels (a map of strings: campaign, cost centre)."""
+
+    job_id: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackReport:
+    """What tracking did, in numbers of distinct ids."""
+
+    added: int = 0
+    known: int = 0
+    repeated: int = 0
+    relabelled: int = 0
+    reopened: int = 0
+
+    def __add__(self, other: TrackReport) -> TrackReport:
+        return TrackReport(
+            added=self.added + other.added,
+            known=self.known + other.known,
+            repeated=self.repeated + other.repeated,
+            relabelled=self.relabelled + other.relabelled,
+            reopened=self.reopened + other.reopened,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row of the ledger. The fields are the columns, in order."""
+
+    account: str
+    job_id: str
+    partition_at: int
+    """The moment that decides the partition: fixed once, when the job is first tracked."""
+    tracked_at: int
+    watched_since: int
+    """When the job was tracked or last reopened: the give-up age counts from here."""
+    labels: str
+    """JSON text of the caller's string map."""
+    state: str
+    status: int | None
+    """Akool's number as last answered: 1 queueing, 2 processing, 3 completed, 4 failed, or any other."""
+    next_poll_at: int
+    polls: int
+    misses: int
+    first_missed_at: int | None
+    urlless_polls: int
+    """Answers with status 3 and no usable ``video_url``, so far."""
+    poll_alone: bool
+    last_polled_at: int | None
+    last_code: int | None
+    last_error: str | None
+    queueing_seen_at: int | None
+    processing_seen_at: int | None
+    settled_at: int | None
+    failure_reason: str | None
+    payload: str | None
+    """JSON text of the last answer's row, redacted. See `akool_dagster.api.models.ResultRow.to_payload`."""
+    revision: int
+    """The ledger's counter at the last change that a table shows."""
+    head: int
+    """The counter at the last change that asks for the tables to be landed again. 0: none did."""
+    video_state: str | None
+    video_attempts: int
+    video_next_at: int | None
+    video_expires_at: int | None
+    video_error: str | None
+    video_record: str | None
+    """JSON text of what is known of the stored file."""
+    video_revision: int
+    video_head: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """Akool returned a row for this id."""
+
+    job_id: str
+    status: int | None
+    payload: str
+    has_video_url: bool
+    video_expires_at: int
+    failure_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missed:
+    """Akool did not return the id, or refused it with a content code."""
+
+    job_id: str
+    code: int | None = None
+    alone: bool = False
+    """Whether the id makes a whole call fail, so that it is polled alone from now on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """Akool returned something for this id that cannot be read."""
+
+    job_id: str
+    error: str
+
+
+Observation = Answered | Missed | Unreadable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedJob:
+    """A due id, reserved for the poll pass that took it."""
+
+    job_id: str
+    poll_alone: bool
+    due_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordReport:
+    """What recording answers changed, in numbers of jobs."""
+
+    completed: int = 0
+    failed: int = 0
+    missing: int = 0
+    abandoned: int = 0
+    changed: int = 0
+    """Jobs whose row in a table now reads differently, the settled ones included."""
+
+    def __add__(self, other: RecordReport) -> RecordReport:
+        return RecordReport(
+            completed=self.completed + other.completed,
+            failed=self.failed + other.failed,
+            missing=self.missing + other.missing,
+            abandoned=self.abandoned + other.abandoned,
+            changed=self.changed + other.changed,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueVideo:
+    """A completed job whose video is to be downloaded now."""
+
+    job_id: str
+    partition_at: int
+    payload: str
+    expires_at: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoFailure:
+    """A download that did not end with a file."""
+
+    job_id: str
+    error: str
+    next_at: int | None
+    """When to try again; None: never, the video is lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HourHead:
+    """The highest head of the jobs whose ``partition_at`` lies in one hour."""
+
+    hour_at: int
+    head: int
+    video_head: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueVideos:
+    """The due videos of the jobs whose ``partition_at`` lies in one hour."""
+
+    hour_at: int
+    due: int
+    earliest_expiry: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """An account in numbers, at one moment."""
+
+    states: Mapping[str, int]
+    pending_statuses: Mapping[str, int]
+    """Pending jobs by Akool's status label; ``unseen`` before the first answer."""
+    videos: Mapping[str, int]
+    oldest_pending_ms: int | None
+    """The age of the longest watched pending job."""
+    due: int
+    overdue: int
+    """Pending jobs whose poll has been due for over ten minutes."""
+    before_first_partition: int
+
+    @property
+    def pending(self) -> int:
+        """Return how many jobs are still being polled."""
+        return self.states.get(JobState.PENDING, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseFacts:
+    """Who took the lease of a partition last, and until when."""
+
+    owner: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownLanding:
+    """What the event log last said of a partition: a copy, to spare asking it at every tick."""
+
+    revision: int | None
+    checked_at: int
+
+
+STATUS_LABELS: Mapping[int | None, str] = {
+    None: "unseen",
+    1: "queueing",
+    2: "processing",
+    3: "completed",
+    4: "failed",
+}
+"""Akool's statuses [documented: results]; None before the first answer."""
+
+
+def status_label(status: int | None) -> str:
+    """Return Akool's word for a status number; ``unknown`` for one it does not document."""
+    return STATUS_LABELS.get(status, "unknown")
+
+
+def normalise_job_id(raw: str) -> str:
+    """Return the id as the ledger keys it: blanks cut, 24 hex digits lower-cased.
+
+    Raises `InvalidJobError` for anything that is not 1 to 64 letters, digits, ``_`` or ``-``.
+    """
+    job_id = raw.strip()
+    if not JOB_ID_PATTERN.fullmatch(job_id):
+        shown = job_id if len(job_id) <= 80 else job_id[:77] + "..."
+        raise InvalidJobError(
+            f"{shown!r} is not a job id: expected 1 to 64 letters, digits, '_' or '-'.",
+            job_id,
+        )
+    return job_id.lower() if OBJECT_ID_PATTERN.fullmatch(job_id) else job_id
+
+
+def check_labels(job_id: str, labels: Mapping[str, str]) -> None:
+    """Raise `InvalidJobError` for a label that cannot be stored."""
+    longest_key, longest_value = LABEL_LIMITS
+    for key, value in labels.items():
+        if not key.strip() or len(key) > longest_key or len(value) > longest_value or "\x00" in key + value:
+            raise InvalidJobError(
+                f"label {key[:80]!r} of {job_id}: a key has 1 to {longest_key} characters, "
+                f"a value at most {longest_value}.",
+                job_id,
+            )
+
+
+def partition_moment(job_id: str, now_ms: int) -> int:
+    """Return the moment that decides the job's partition.
+
+    The first 8 hex digits of an ObjectId are its creation second (verified on an id of the vendor's page);
+    an id of another shape, or from the future, counts from now.
+    """
+    if OBJECT_ID_PATTERN.fullmatch(job_id):
+        created_ms = int(job_id[:8], 16) * 1000
+        if created_ms <= now_ms:
+            return created_ms
+    return now_ms

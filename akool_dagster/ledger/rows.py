@@ -1,0 +1,160 @@
+"""Reading and writing job rows inside one transaction of the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from itertools import islice
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from akool_dagster.ledger.database import Database
+from akool_dagster.ledger.records import Job, JobState, partition_moment
+from akool_dagster.ledger.schema import HOUR_MS, IS_PENDING, hours, jobs, ledger
+from akool_dagster.ledger.transitions import asks_for_landing, shows_differently
+
+CHUNK = 500
+"""The most ids in one query, far below every driver's limit of parameters."""
+
+JOB_COLUMNS = [jobs.c[field.name] for field in fields(Job)]
+MUTABLE_FIELDS = [
+    name
+    for name in (field.name for field in fields(Job))
+    if name not in {"account", "job_id", "partition_at", "tracked_at"}
+]
+
+_Item = TypeVar("_Item")
+
+
+def due_query(account: str, now_ms: int, limit: int) -> sa.Select[Any]:
+    """Return the query for the ids that are due, longest due first."""
+    return (
+        sa.select(jobs.c.job_id, jobs.c.poll_alone, jobs.c.next_poll_at)
+        .where(jobs.c.account == account, IS_PENDING, jobs.c.next_poll_at <= now_ms)
+        .order_by(jobs.c.next_poll_at, jobs.c.job_id)
+        .limit(limit)
+    )
+
+
+def locked_jobs(connection: sa.Connection, account: str, ids: Iterable[str]) -> list[Job]:
+    """Return the jobs with these ids, locked until the transaction ends. Unknown ids are left out."""
+    query = (
+        sa.select(*JOB_COLUMNS)
+        .where(jobs.c.account == account, jobs.c.job_id.in_(list(ids)))
+        .order_by(jobs.c.job_id)  # one order of locks for everybody
+        .with_for_update()
+    )
+    return [Job(*row) for row in connection.execute(query)]
+
+
+def next_revision(connection: sa.Connection) -> int:
+    """Count the ledger's revision up and return it.
+
+    A counter row, not a sequence: its lock is held to the commit, so revisions become visible in order.
+    """
+    statement = sa.update(ledger).values(revision=ledger.c.revision + 1).returning(ledger.c.revision)
+    return int(connection.execute(statement).scalar_one())
+
+
+def write_changes(
+    database: Database,
+    connection: sa.Connection,
+    account: str,
+    changes: Sequence[tuple[Job, Job]],
+    revision: int,
+) -> None:
+    """Write jobs as they stand after a change, stamped with the revision, and raise their hours' heads."""
+    stamped = [_stamp(before, after, revision) for before, after in changes]
+    update_jobs(connection, account, stamped)
+    asking = [job for job in stamped if revision and revision in (job.head, job.video_head)]
+    if asking:
+        _raise_hours(database, connection, account, asking)
+
+
+def update_jobs(connection: sa.Connection, account: str, changed: Sequence[Job]) -> None:
+    """Write jobs exactly as they are given."""
+    if not changed:
+        return
+    statement = (
+        sa.update(jobs)
+        .where(jobs.c.account == account, jobs.c.job_id == sa.bindparam("key_job_id"))
+        .values({name: sa.bindparam(f"new_{name}") for name in MUTABLE_FIELDS})
+    )
+    rows = [
+        {"key_job_id": job.job_id} | {f"new_{name}": getattr(job, name) for name in MUTABLE_FIELDS}
+        for job in changed
+    ]
+    connection.execute(statement, rows)
+
+
+def new_job_row(account: str, job_id: str, labels: dict[str, str], now: int, revision: int) -> dict[str, Any]:
+    """Return the row of a job that is tracked for the first time: due at once."""
+    return {
+        "account": account,
+        "job_id": job_id,
+        "partition_at": partition_moment(job_id, now),
+        "tracked_at": now,
+        "watched_since": now,
+        "labels": json_text(labels),
+        "state": JobState.PENDING,
+        "next_poll_at": now,
+        "polls": 0,
+        "misses": 0,
+        "urlless_polls": 0,
+        "poll_alone": False,
+        "revision": revision,
+        "head": 0,
+        "video_attempts": 0,
+        "video_revision": 0,
+        "video_head": 0,
+    }
+
+
+def _stamp(before: Job, after: Job, revision: int) -> Job:
+    """Return the job with the revision at everything that the change touches."""
+    asks = asks_for_landing(before, after)
+    video_moved = before.video_state != after.video_state
+    video_shown = video_moved or before.video_attempts != after.video_attempts
+    return replace(
+        after,
+        revision=revision if asks or shows_differently(before, after) else before.revision,
+        head=revision if asks else before.head,
+        video_revision=revision if video_shown else before.video_revision,
+        video_head=revision if video_moved else before.video_head,
+    )
+
+
+def _raise_hours(database: Database, connection: sa.Connection, account: str, changed: Sequence[Job]) -> None:
+    highest: dict[int, tuple[int, int]] = {}
+    for job in changed:
+        hour_at = job.partition_at - job.partition_at % HOUR_MS
+        head, video_head = highest.get(hour_at, (0, 0))
+        highest[hour_at] = (max(head, job.head), max(video_head, job.video_head))
+    statement = database.insert(hours)
+    excluded = statement.excluded
+    statement = statement.on_conflict_do_update(
+        index_elements=[hours.c.account, hours.c.hour_at],
+        set_={
+            name: sa.case((hours.c[name] > excluded[name], hours.c[name]), else_=excluded[name])
+            for name in ("head", "video_head")
+        },
+    )
+    rows = [
+        {"account": account, "hour_at": hour_at, "head": head, "video_head": video_head}
+        for hour_at, (head, video_head) in sorted(highest.items())
+    ]
+    connection.execute(statement, rows)
+
+
+def json_text(value: Mapping[str, object]) -> str:
+    """Return compact JSON with sorted keys, the same text for the same map."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    """Yield the items in lists of at most `CHUNK`."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk
