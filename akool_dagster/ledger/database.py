@@ -44,8 +44,7 @@ def parse_ledger_url(url: str) -> sa.URL:
         database = parsed.database or ""
         if not database or database == ":memory:":
             raise LedgerUrlError(
-                "An in-memory ledger would be forgotten between ticks. "
-                "Write sqlite:////absolute/path/ledger.sqlite"
+                "An in-memory ledger would be forgotten between ticks. Write sqlite:////absolute/path/ledger.sqlite"
             )
         if not Path(database).is_absolute():
             raise LedgerUrlError(
@@ -133,9 +132,7 @@ class Database:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise LedgerUnavailableError(
-                    f"The ledger's folder {path.parent} cannot be made: {error}"
-                ) from error
+                raise LedgerUnavailableError(f"The ledger's folder {path.parent} cannot be made: {error}") from error
             if path.exists():
                 self._require_writable(path)
         version = self.version()

@@ -11,10 +11,9 @@ import sqlalchemy as sa
 from akool_dagster.clock import Clock, Deadline
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.errors import LeaseHeldError, LeaseLostError, LedgerUnavailableError
-from akool_dagster.ledger.records import LeaseFacts
+from akool_dagster.ledger.records import LEASE_MS, LeaseFacts
 from akool_dagster.ledger.schema import leases
 
-LEASE_MS = 60_000
 RENEW_SECONDS = 10.0
 WAIT_SECONDS = 75.0
 """Longer than a lease lives, so that a run started right after a kill gets its turn."""
@@ -39,7 +38,7 @@ class Leases:
         statement = statement.on_conflict_do_update(
             index_elements=[leases.c.account, leases.c.kind, leases.c.partition_key],
             set_=ours,
-            where=(leases.c.owner == owner) | (leases.c.expires_at <= now),
+            where=(leases.c.owner == owner) | (leases.c.expires_at <= now) | (leases.c.expires_at > now + 2 * LEASE_MS),
         )
         query = sa.select(leases.c.owner, leases.c.expires_at).where(*self._key(kind, partition_key))
         with self._database.write() as connection:

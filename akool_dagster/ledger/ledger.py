@@ -173,9 +173,7 @@ class JobLedger:
             report += self._track_chunk(account, dict(chunk), again)
         return report
 
-    def _track_chunk(
-        self, account: str, labels_by_id: Mapping[str, dict[str, str]], again: bool
-    ) -> TrackReport:
+    def _track_chunk(self, account: str, labels_by_id: Mapping[str, dict[str, str]], again: bool) -> TrackReport:
         now = self._clock.now_ms()
         with self._database.write() as connection:
             known = {job.job_id: job for job in locked_jobs(connection, account, labels_by_id)}
@@ -200,9 +198,7 @@ class JobLedger:
             if new or updated:
                 revision = next_revision(connection)
                 if new:
-                    rows = [
-                        new_job_row(account, job_id, labels, now, revision) for job_id, labels in new.items()
-                    ]
+                    rows = [new_job_row(account, job_id, labels, now, revision) for job_id, labels in new.items()]
                     # Another process may track the same new id at the same moment.
                     connection.execute(self._database.insert(jobs).on_conflict_do_nothing(), rows)
                 write_changes(self._database, connection, account, updated, revision)
@@ -247,10 +243,9 @@ class JobLedger:
             self._set_next_poll(connection, account, [job.job_id for job in claimed], now + CLAIM_MS)
         return claimed
 
-    def release(self, account: str, claimed: Iterable[ClaimedJob], *, until: int | None = None) -> None:
-        """Give claimed ids back unasked: due again at once, or at the given moment."""
-        until = self._clock.now_ms() if until is None else until
-        for chunk in chunks([job.job_id for job in claimed]):
+    def release(self, account: str, job_ids: Iterable[str], *, until: int) -> None:
+        """Give claimed ids back without an answer: due again at the given moment."""
+        for chunk in chunks(job_ids):
             with self._database.write() as connection:
                 self._set_next_poll(connection, account, chunk, until)
 
@@ -259,9 +254,7 @@ class JobLedger:
             where = (jobs.c.account == account, jobs.c.job_id.in_(chunk), IS_PENDING)
             connection.execute(sa.update(jobs).where(*where).values(next_poll_at=at))
 
-    def record(
-        self, account: str, observations: Sequence[Observation], look_again: LookAgain
-    ) -> RecordReport:
+    def record(self, account: str, observations: Sequence[Observation], look_again: LookAgain) -> RecordReport:
         """Record what one call said, in one transaction. Final jobs and unknown ids are left as they are."""
         seen = {observation.job_id: observation for observation in observations}
         now = self._clock.now_ms()
@@ -269,15 +262,11 @@ class JobLedger:
         for chunk in chunks(list(seen)):
             with self._database.write() as connection:
                 before = locked_jobs(connection, account, chunk)
-                changes = [
-                    (job, observe(job, seen[job.job_id], now, look_again, self._limits)) for job in before
-                ]
+                changes = [(job, observe(job, seen[job.job_id], now, look_again, self._limits)) for job in before]
                 report += self._write_observed(connection, account, changes)
         return report
 
-    def _write_observed(
-        self, connection: sa.Connection, account: str, changes: list[tuple[Job, Job]]
-    ) -> RecordReport:
+    def _write_observed(self, connection: sa.Connection, account: str, changes: list[tuple[Job, Job]]) -> RecordReport:
         changes = [(before, after) for before, after in changes if before != after]
         shown = sum(shows_differently(before, after) for before, after in changes)
         revision = next_revision(connection) if shown else 0
@@ -295,11 +284,7 @@ class JobLedger:
         """Keep a completed job's newer row: Akool gave its video a new URL. It never moves back."""
         with self._database.write() as connection:
             for job in locked_jobs(connection, account, [answered.job_id]):
-                if (
-                    job.state == JobState.COMPLETED
-                    and answered.has_video_url
-                    and job.payload != answered.payload
-                ):
+                if job.state == JobState.COMPLETED and answered.has_video_url and job.payload != answered.payload:
                     revision = next_revision(connection)
                     after = replace(job, payload=answered.payload, revision=revision)
                     update_jobs(connection, account, [after])
@@ -325,9 +310,7 @@ class JobLedger:
             query = query.where(jobs.c.partition_at >= start)
         with self._database.read() as connection:
             return [
-                DueVideo(
-                    job_id=job_id, partition_at=at, payload=payload, expires_at=expires, attempts=attempts
-                )
+                DueVideo(job_id=job_id, partition_at=at, payload=payload, expires_at=expires, attempts=attempts)
                 for job_id, at, payload, expires, attempts in connection.execute(query)
             ]
 
@@ -363,9 +346,7 @@ class JobLedger:
             for job in locked_jobs(connection, account, [job_id]):
                 if job.video_state == VideoState.PENDING:
                     after = replace(change(job), video_attempts=job.video_attempts + 1)
-                    write_changes(
-                        self._database, connection, account, [(job, after)], next_revision(connection)
-                    )
+                    write_changes(self._database, connection, account, [(job, after)], next_revision(connection))
 
     # Landing
 
@@ -390,8 +371,7 @@ class JobLedger:
         )
         with self._database.read() as connection:
             return [
-                DueVideos(hour_at=at, due=due, earliest_expiry=expiry)
-                for at, due, expiry in connection.execute(query)
+                DueVideos(hour_at=at, due=due, earliest_expiry=expiry) for at, due, expiry in connection.execute(query)
             ]
 
     def snapshot(self, account: str, start: int, end: int) -> PartitionSnapshot:
@@ -413,9 +393,7 @@ class JobLedger:
         A ledger restored from a backup counts from before what it had already landed.
         """
         with self._database.write() as connection:
-            connection.execute(
-                sa.update(ledger).where(ledger.c.revision < at_least).values(revision=at_least)
-            )
+            connection.execute(sa.update(ledger).where(ledger.c.revision < at_least).values(revision=at_least))
 
     def revision(self) -> int:
         """Return the ledger's counter."""
@@ -424,9 +402,9 @@ class JobLedger:
 
     def known_landings(self, account: str) -> dict[tuple[str, str], KnownLanding]:
         """Return what the event log last said, by kind and partition key."""
-        query = sa.select(
-            landings.c.kind, landings.c.partition_key, landings.c.revision, landings.c.checked_at
-        ).where(landings.c.account == account)
+        query = sa.select(landings.c.kind, landings.c.partition_key, landings.c.revision, landings.c.checked_at).where(
+            landings.c.account == account
+        )
         with self._database.read() as connection:
             return {
                 (kind, key): KnownLanding(revision=revision, checked_at=checked_at)
@@ -477,9 +455,7 @@ class JobLedger:
                     statuses[label] = statuses.get(label, 0) + number
                 if video_state is not None:
                     videos[video_state] = videos.get(video_state, 0) + number
-            oldest = connection.execute(
-                sa.select(sa.func.min(jobs.c.watched_since)).where(mine, IS_PENDING)
-            ).scalar()
+            oldest = connection.execute(sa.select(sa.func.min(jobs.c.watched_since)).where(mine, IS_PENDING)).scalar()
             due = sa.select(sa.func.count()).where(mine, IS_PENDING)
             due_now = connection.execute(due.where(jobs.c.next_poll_at <= now)).scalar_one()
             overdue = connection.execute(due.where(jobs.c.next_poll_at <= now - OVERDUE_MS)).scalar_one()

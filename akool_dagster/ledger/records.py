@@ -15,6 +15,10 @@ LABEL_LIMITS = (64, 1024)
 """The most characters in a label's key and in its value."""
 
 
+LEASE_MS = 60_000
+"""How long a lease lives unless it is renewed: a killed run frees its partition after this."""
+
+
 class JobState(StrEnum):
     """Where a job stands for us, whatever number Akool calls its status."""
 
@@ -241,6 +245,10 @@ class LeaseFacts:
 
     owner: str
     expires_at: int
+
+    def is_live(self, now_ms: int) -> bool:
+        """Return whether it is held now. One that ends later than any lease can was taken under a wrong clock."""
+        return now_ms < self.expires_at <= now_ms + 2 * LEASE_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

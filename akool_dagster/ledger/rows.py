@@ -83,8 +83,7 @@ def update_jobs(connection: sa.Connection, account: str, changed: Sequence[Job])
         .values({name: sa.bindparam(f"new_{name}") for name in MUTABLE_FIELDS})
     )
     rows = [
-        {"key_job_id": job.job_id} | {f"new_{name}": getattr(job, name) for name in MUTABLE_FIELDS}
-        for job in changed
+        {"key_job_id": job.job_id} | {f"new_{name}": getattr(job, name) for name in MUTABLE_FIELDS} for job in changed
     ]
     connection.execute(statement, rows)
 

@@ -67,9 +67,7 @@ jobs = sa.Table(
     sa.CheckConstraint(
         "state IN ('pending', 'completed', 'failed', 'missing', 'abandoned')", name="ck_akool_jobs_state"
     ),
-    sa.CheckConstraint(
-        "(state IN ('completed', 'failed')) = (settled_at IS NOT NULL)", name="ck_akool_jobs_settled"
-    ),
+    sa.CheckConstraint("(state IN ('completed', 'failed')) = (settled_at IS NOT NULL)", name="ck_akool_jobs_settled"),
     sa.CheckConstraint("(state = 'completed') = (video_state IS NOT NULL)", name="ck_akool_jobs_video"),
 )
 

@@ -46,9 +46,7 @@ def observe(job: Job, seen: Observation, now_ms: int, look_again: LookAgain, lim
     if job.state != JobState.PENDING:
         return job
     age_ms = max(0, now_ms - job.partition_at)
-    polled = replace(
-        job, polls=job.polls + 1, last_polled_at=now_ms, next_poll_at=now_ms + look_again(age_ms)
-    )
+    polled = replace(job, polls=job.polls + 1, last_polled_at=now_ms, next_poll_at=now_ms + look_again(age_ms))
     match seen:
         case Answered():
             moved = _answered(polled, seen, now_ms, limits)
@@ -97,9 +95,7 @@ def _answered(job: Job, seen: Answered, now_ms: int, limits: Limits) -> Job:
                 video_error=NO_VIDEO_URL,
             )
         case 4:
-            return replace(
-                answered, state=JobState.FAILED, settled_at=now_ms, failure_reason=seen.failure_reason
-            )
+            return replace(answered, state=JobState.FAILED, settled_at=now_ms, failure_reason=seen.failure_reason)
         case _:
             return answered
 

@@ -1,0 +1,250 @@
+"""Dagster assets: the tables of results, and the videos with their manifest. Each is a function of the ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from akool_dagster.clock import SystemClock
+from akool_dagster.errors import AkoolDagsterError
+from akool_dagster.io_manager import TABLE_METADATA
+from akool_dagster.landing import LandingKind, PartitionGrid
+from akool_dagster.ledger import Job, JobState, PartitionSnapshot, VideoState
+from akool_dagster.ownership import LEDGER_METADATA, REVISION_METADATA, ensure_owner
+from akool_dagster.resources import AkoolResource, JobLedgerResource, VideoStoreResource
+from akool_dagster.tables import RESULT_TABLES, VIDEOS, TableSpec, build_table, build_tables
+from akool_dagster.videos.landing import VideoLanding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountNames:
+    """Every Dagster name of one account, derived from its prefix."""
+
+    prefix: str
+
+    @property
+    def akool(self) -> str:
+        """Return the resource key of `AkoolResource`."""
+        return self.prefix
+
+    @property
+    def ledger(self) -> str:
+        """Return the resource key of `JobLedgerResource`."""
+        return f"{self.prefix}_ledger"
+
+    @property
+    def videos(self) -> str:
+        """Return the resource key of `VideoStoreResource`."""
+        return f"{self.prefix}_videos"
+
+    @property
+    def tables(self) -> str:
+        """Return the resource key of the IO manager."""
+        return f"{self.prefix}_tables"
+
+    @property
+    def sensor(self) -> str:
+        """Return the name of the sensor that polls."""
+        return f"{self.prefix}_poll_results"
+
+    def job(self, kind: LandingKind) -> str:
+        """Return the name of the job that lands the tables or the videos."""
+        return {
+            LandingKind.TABLES: f"{self.prefix}_land_results",
+            LandingKind.VIDEOS: f"{self.prefix}_land_videos",
+        }[kind]
+
+    def asset(self, name: str) -> dg.AssetKey:
+        """Return the key of one of the account's assets."""
+        return dg.AssetKey([self.prefix, name])
+
+
+def build_jobs_asset(names: AccountNames) -> dg.AssetSpec:
+    """Return the external asset that stands for the jobs at Akool; the sensor reports observations of it."""
+    return dg.AssetSpec(
+        names.asset("jobs"),
+        description=(
+            "The image-to-video jobs that are tracked, as the ledger knows them. Not materialised: the sensor "
+            f"`{names.sensor}` polls Akool and reports counts here."
+        ),
+        group_name=names.prefix,
+        kinds={"akool"},
+    )
+
+
+def build_tables_asset(
+    names: AccountNames, grid: PartitionGrid, partitions_def: dg.PartitionsDefinition, tables: Sequence[str]
+) -> dg.AssetsDefinition:
+    """Return the multi-asset that lands a partition of the chosen tables from one snapshot of the ledger."""
+    specs = [RESULT_TABLES[name] for name in tables]
+
+    @dg.multi_asset(
+        name=f"{names.prefix}_results_tables",
+        outs={spec.name: _asset_out(names, spec) for spec in specs},
+        deps=[names.asset("jobs")],
+        can_subset=True,
+        partitions_def=partitions_def,
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        required_resource_keys={names.ledger},
+    )
+    def land_tables(context: dg.AssetExecutionContext) -> Iterator[dg.Output[pd.DataFrame]]:
+        resource: JobLedgerResource = getattr(context.resources, names.ledger)
+        selected = context.op_execution_context.selected_output_names
+        key = context.partition_key
+        with (
+            _explained(),
+            resource.open() as ledger,
+            ledger.leases(names.prefix).hold(LandingKind.TABLES, key, context.run_id) as lease,
+        ):
+            start, end = grid.window(key)
+            snapshot = ledger.snapshot(names.prefix, start, end)
+            wanted = [spec for spec in specs if spec.name in selected]
+            for name, table in build_tables(wanted, snapshot.jobs, start).items():
+                lease.check()
+                # The IO manager writes while this generator waits here: inside the lease.
+                yield dg.Output(
+                    table.to_pandas(types_mapper=pd.ArrowDtype),
+                    output_name=name,
+                    metadata=_landing_metadata(RESULT_TABLES[name], table, snapshot, snapshot.revision),
+                )
+
+    return land_tables
+
+
+def build_videos_asset(
+    names: AccountNames, grid: PartitionGrid, partitions_def: dg.PartitionsDefinition, tables: Sequence[str]
+) -> dg.AssetsDefinition:
+    """Return the asset that downloads a partition's due videos and lands their manifest."""
+
+    @dg.asset(
+        key=names.asset(VIDEOS.name),
+        description=f"{VIDEOS.description} The files lie beside it, in a folder a day.",
+        # For lineage only: the videos are read from the ledger and never wait for the tables.
+        deps=[names.asset("results" if "results" in tables else "jobs")],
+        partitions_def=partitions_def,
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        group_name=names.prefix,
+        kinds={"parquet", "mp4"},
+        metadata=_definition_metadata(VIDEOS),
+        io_manager_key=names.tables,
+        required_resource_keys={names.ledger, names.akool, names.videos},
+    )
+    def videos(context: dg.AssetExecutionContext) -> Iterator[dg.Output[pd.DataFrame]]:
+        ledger_resource: JobLedgerResource = getattr(context.resources, names.ledger)
+        store: VideoStoreResource = getattr(context.resources, names.videos)
+        akool: AkoolResource = getattr(context.resources, names.akool)
+        key = context.partition_key
+        with (
+            _explained(),
+            ledger_resource.open() as ledger,
+            ledger.leases(names.prefix).hold(LandingKind.VIDEOS, key, context.run_id) as lease,
+        ):
+            root = store.root()
+            ensure_owner(root, names.prefix, ledger.ledger_id)
+            start, end = grid.window(key)
+            landing = VideoLanding(
+                ledger,
+                names.prefix,
+                new_client=akool.client,
+                root=root,
+                policy=store.address_policy(akool.base_url),
+                clock=SystemClock(),
+                log=context.log.info,
+                before_effect=lease.check,
+            )
+            report = landing.land(
+                # Videos of jobs from before the first partition are in none: its run saves them.
+                None if key == grid.first_key else start,
+                end,
+                threads=store.threads,
+                run_seconds=store.run_seconds,
+                seconds_per_file=store.seconds_per_file,
+                max_bytes=store.max_bytes,
+            )
+            snapshot = ledger.snapshot(names.prefix, start, end)
+            table = build_table(VIDEOS, snapshot.jobs, start)
+            lease.check()
+            yield dg.Output(
+                table.to_pandas(types_mapper=pd.ArrowDtype),
+                metadata={
+                    **_landing_metadata(VIDEOS, table, snapshot, max(snapshot.revision, snapshot.video_revision)),
+                    **{f"akool/videos_{state}": number for state, number in _video_counts(snapshot.jobs).items()},
+                    "akool/downloaded": report.stored,
+                    "akool/downloaded_bytes": report.bytes,
+                    "akool/failed_downloads": report.failed,
+                    "akool/api_calls": report.api_calls,
+                },
+            )
+
+    return videos
+
+
+def _asset_out(names: AccountNames, spec: TableSpec) -> dg.AssetOut:
+    return dg.AssetOut(
+        key=names.asset(spec.name),
+        description=spec.description,
+        io_manager_key=names.tables,
+        metadata=_definition_metadata(spec),
+        group_name=names.prefix,
+        kinds={"parquet"},
+        is_required=False,
+    )
+
+
+def _definition_metadata(spec: TableSpec) -> dict[str, Any]:
+    return {
+        TABLE_METADATA: spec.name,
+        "partition_expr": "partition_time",  # database IO managers replace a partition by this column
+        "dagster/column_schema": dg.TableSchema(
+            columns=[
+                dg.TableColumn(
+                    name=column.name,
+                    type=str(column.type),
+                    description=column.description + (f" Unit: {column.unit}." if column.unit else ""),
+                    constraints=dg.TableColumnConstraints(
+                        nullable=column.name not in ("_id", "partition_time"), unique=column.name == "_id"
+                    ),
+                )
+                for column in spec.columns
+            ]
+        ),
+    }
+
+
+def _landing_metadata(
+    spec: TableSpec, table: pa.Table, snapshot: PartitionSnapshot, revision: int
+) -> dict[str, int | float | str]:
+    states = Counter(job.state for job in snapshot.jobs)
+    metadata: dict[str, int | float | str] = {
+        LEDGER_METADATA: snapshot.ledger_id,
+        REVISION_METADATA: revision,
+        "akool/rows": table.num_rows,
+        "akool/completed": states[JobState.COMPLETED],
+        "akool/failed": states[JobState.FAILED],
+        "akool/pending": states[JobState.PENDING],
+    }
+    for name, column in spec.totals.items():
+        metadata[name] = pc.sum(table.column(column)).as_py() or 0
+    return metadata
+
+
+def _video_counts(jobs: Sequence[Job]) -> dict[str, int]:
+    counts = Counter(job.video_state for job in jobs if job.video_state is not None)
+    return {state: counts[state] for state in VideoState}
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Show an error of ours in the UI as its sentence, instead of a stack trace with the sentence in it."""
+    try:
+        yield
+    except AkoolDagsterError as error:
+        raise dg.Failure(description=str(error)) from error

@@ -1,0 +1,133 @@
+"""One call that gives a deployment everything for one Akool account."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+import dagster as dg
+
+from akool_dagster.assets import AccountNames, build_jobs_asset, build_tables_asset, build_videos_asset
+from akool_dagster.io_manager import ParquetIOManager
+from akool_dagster.landing import Granularity, LandingKind, PartitionGrid
+from akool_dagster.polling import DEFAULT_IDS_PER_REQUEST
+from akool_dagster.resources import AkoolResource, JobLedgerResource, VideoStoreResource
+from akool_dagster.sensors import SensorSettings, build_poll_sensor
+from akool_dagster.tables import RESULT_TABLES
+
+FIRST_DAY = date(2025, 8, 1)
+"""The month Akool published the Image to Video API: no job is older."""
+
+
+def build_akool_definitions(
+    prefix: str = "akool",
+    *,
+    akool: AkoolResource,
+    ledger: JobLedgerResource,
+    storage_root: str,
+    tables: Sequence[str] = tuple(RESULT_TABLES),
+    videos: bool = True,
+    start_date: date = FIRST_DAY,
+    granularity: str = Granularity.DAILY,
+    minimum_interval_seconds: int = 30,
+    default_sensor_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
+    ids_per_request: int = DEFAULT_IDS_PER_REQUEST,
+    tick_seconds: float = 45.0,
+    video_store: VideoStoreResource | None = None,
+    io_manager: Any = None,
+) -> dg.Definitions:
+    """Return assets, jobs, sensor and resources for one account, all named after the prefix.
+
+    Args:
+        prefix: The account in the ledger, the first part of every asset key, the group, the folder in the storage
+            root, and the start of every job's, sensor's and resource's name. Two accounts in one deployment take two.
+        akool: How to reach Akool's API.
+        ledger: Where the jobs are recorded. Accounts may share a ledger.
+        storage_root: Absolute path or fsspec URL of the folder that tables and videos go to; may be an ``EnvVar``.
+        tables: Which of ``results``, ``credits``, ``durations`` and ``statuses`` to land.
+        videos: Whether to download the videos.
+        start_date: The first partition (UTC). Results of older jobs are polled and their videos saved, but they are
+            in no partition.
+        granularity: ``daily`` or ``hourly`` partitions. A change of granularity needs a new prefix.
+        minimum_interval_seconds: Seconds between two ticks of the sensor.
+        default_sensor_status: Whether the sensor runs without being switched on.
+        ids_per_request: Most ids in one call. Akool publishes no maximum.
+        tick_seconds: Most seconds that one tick takes; below the time-out of what stands between Dagster's daemon
+            and the code location.
+        video_store: How videos are downloaded; a `VideoStoreResource` at ``storage_root`` by default.
+        io_manager: What writes and reads the tables; a `ParquetIOManager` at ``storage_root`` by default.
+
+    Raises:
+        ValueError: for a prefix, table, granularity or number that cannot work.
+    """
+    names = AccountNames(prefix=prefix)
+    grid = PartitionGrid(
+        Granularity(granularity), datetime(start_date.year, start_date.month, start_date.day, tzinfo=UTC)
+    )
+    chosen = _chosen_tables(tables)
+    if not chosen and not videos:
+        raise ValueError("Nothing to land: give at least one table, or videos=True.")
+    if ids_per_request < 1 or not 0 < tick_seconds <= 55:
+        raise ValueError("ids_per_request must be at least 1, and tick_seconds above 0 and at most 55.")
+
+    partitions_def = partitions_for(grid)
+    assets: list[dg.AssetsDefinition | dg.AssetSpec] = [build_jobs_asset(names)]
+    jobs = []
+    if chosen:
+        assets.append(build_tables_asset(names, grid, partitions_def, chosen))
+        jobs.append(_landing_job(names, LandingKind.TABLES, chosen, partitions_def))
+    if videos:
+        assets.append(build_videos_asset(names, grid, partitions_def, chosen))
+        jobs.append(_landing_job(names, LandingKind.VIDEOS, ["videos"], partitions_def))
+    sensor = build_poll_sensor(
+        SensorSettings(
+            names=names,
+            grid=grid,
+            tables=chosen,
+            videos=videos,
+            ids_per_request=ids_per_request,
+            tick_seconds=tick_seconds,
+        ),
+        jobs,
+        minimum_interval_seconds=minimum_interval_seconds,
+        default_status=default_sensor_status,
+    )
+    resources: dict[str, Any] = {
+        names.akool: akool,
+        names.ledger: ledger,
+        names.tables: io_manager or ParquetIOManager(storage_root=storage_root),
+    }
+    if videos:
+        resources[names.videos] = video_store or VideoStoreResource(storage_root=storage_root)
+    return dg.Definitions(assets=assets, jobs=jobs, sensors=[sensor], resources=resources)
+
+
+def partitions_for(grid: PartitionGrid) -> dg.TimeWindowPartitionsDefinition:
+    """Return Dagster's partitions of a grid. The current one is among them: with end_offset=0 it would not be."""
+    if grid.granularity == Granularity.HOURLY:
+        return dg.HourlyPartitionsDefinition(start_date=grid.first_key, end_offset=1)
+    return dg.DailyPartitionsDefinition(start_date=grid.first_key, end_offset=1)
+
+
+def _landing_job(
+    names: AccountNames, kind: LandingKind, assets: Sequence[str], partitions_def: dg.PartitionsDefinition
+) -> Any:
+    what = {
+        LandingKind.TABLES: "Writes a partition of the result tables from the ledger. Safe to run again at any time.",
+        LandingKind.VIDEOS: "Downloads a partition's due videos and writes their manifest. Safe to run again.",
+    }[kind]
+    return dg.define_asset_job(
+        names.job(kind),
+        selection=dg.AssetSelection.assets(*(names.asset(name) for name in assets)),
+        description=what,
+        partitions_def=partitions_def,
+        executor_def=dg.in_process_executor,  # one step: a process of its own would only add its start
+    )
+
+
+def _chosen_tables(tables: Sequence[str]) -> list[str]:
+    unknown = sorted(set(tables) - set(RESULT_TABLES))
+    if unknown:
+        raise ValueError(f"No such table: {', '.join(unknown)}. There are: {', '.join(RESULT_TABLES)}.")
+    return [name for name in RESULT_TABLES if name in tables]

@@ -1,0 +1,283 @@
+"""What is known but not landed, and which partitions to run for it: facts in, requests out, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from itertools import chain, zip_longest
+
+from akool_dagster.ledger.records import DueVideos, HourHead, KnownLanding, LeaseFacts
+
+ASK_AGAIN_MS = 60_000
+ASK_AGAIN_SHARE = 10
+"""Tables are not landed again for this many times the length of their last run: at most a tenth of the time."""
+LONGEST_BACK_OFF_MS = 3_600_000
+UNLEASED_RUN_MS = 900_000
+"""How long a started run may take to get its lease before it counts as dead."""
+REQUESTS_PER_TICK = 20
+CHECKS_PER_TICK = 50
+CHECK_AGAIN_MS = 86_400_000
+"""How long a copy of what the event log said is trusted: a wiped event log is noticed within a day."""
+
+
+class LandingKind(StrEnum):
+    """The two things that land, each by a job of its own."""
+
+    TABLES = "tables"
+    VIDEOS = "videos"
+
+
+class Granularity(StrEnum):
+    """How much time one partition covers, in UTC."""
+
+    DAILY = "daily"
+    HOURLY = "hourly"
+
+
+_LENGTHS = {Granularity.DAILY: timedelta(days=1), Granularity.HOURLY: timedelta(hours=1)}
+_KEY_FORMATS = {Granularity.DAILY: "%Y-%m-%d", Granularity.HOURLY: "%Y-%m-%d-%H:%M"}
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionGrid:
+    """The partitions of an account: equal stretches of UTC time from a first day on, today's included."""
+
+    granularity: Granularity
+    start: datetime
+
+    def __post_init__(self) -> None:
+        if self.start.tzinfo is not UTC or self.start != self.start.replace(hour=0, minute=0, second=0, microsecond=0):
+            raise ValueError(f"The partitions start at midnight UTC, not at {self.start}.")
+
+    @property
+    def start_ms(self) -> int:
+        """Return the start of the first partition."""
+        return _to_ms(self.start)
+
+    @property
+    def key_format(self) -> str:
+        """Return the strftime format of the keys, the same as Dagster's own for this granularity."""
+        return _KEY_FORMATS[self.granularity]
+
+    @property
+    def first_key(self) -> str:
+        """Return the key of the first partition."""
+        return self.start.strftime(self.key_format)
+
+    def key(self, at_ms: int, now_ms: int) -> str | None:
+        """Return the key of the partition that holds a moment; None before the first and after the current one."""
+        length_ms = self._length_ms
+        if at_ms < self.start_ms or at_ms // length_ms > now_ms // length_ms:
+            return None
+        return _from_ms(at_ms - at_ms % length_ms).strftime(self.key_format)
+
+    def window(self, key: str) -> tuple[int, int]:
+        """Return the first millisecond of a partition and that of the next. Raises ValueError for a wrong key."""
+        start_ms = _to_ms(datetime.strptime(key, self.key_format).replace(tzinfo=UTC))
+        return start_ms, start_ms + self._length_ms
+
+    @property
+    def _length_ms(self) -> int:
+        return int(_LENGTHS[self.granularity].total_seconds() * 1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionState:
+    """What the ledger holds of one partition for one kind of landing."""
+
+    kind: LandingKind
+    key: str
+    head: int
+    due: int = 0
+    """Videos to download now; always 0 for the tables."""
+    earliest_expiry: int | None = None
+
+
+class RunStage(StrEnum):
+    """How far a run of ours has come."""
+
+    QUEUED = "queued"
+    UNFINISHED = "unfinished"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """A run that was asked for a partition, as Dagster tells it. Times in milliseconds."""
+
+    run_id: str
+    stage: RunStage
+    created_at: int
+    started_at: int | None = None
+    ended_at: int | None = None
+
+
+def partition_states(
+    heads: Iterable[HourHead],
+    due_videos: Iterable[DueVideos],
+    grid: PartitionGrid,
+    kinds: frozenset[LandingKind],
+    now_ms: int,
+) -> list[PartitionState]:
+    """Return every partition that has anything to land, for the kinds that are switched on.
+
+    Videos of jobs from before the first partition are in none; the first partition's run saves them.
+    """
+    table_heads: dict[str, int] = {}
+    video_heads: dict[str, int] = {}
+    for hour in heads:
+        key = grid.key(hour.hour_at, now_ms)
+        if key is not None:
+            table_heads[key] = max(table_heads.get(key, 0), hour.head)
+            video_heads[key] = max(video_heads.get(key, 0), hour.video_head)
+    due: dict[str, int] = {}
+    expiry: dict[str, int] = {}
+    for videos in due_videos:
+        key = grid.first_key if videos.hour_at < grid.start_ms else grid.key(videos.hour_at, now_ms)
+        if key is not None and grid.start_ms <= now_ms:
+            due[key] = due.get(key, 0) + videos.due
+            expiry[key] = min(expiry.get(key, videos.earliest_expiry), videos.earliest_expiry)
+    states: list[PartitionState] = []
+    if LandingKind.TABLES in kinds:
+        states += [
+            PartitionState(kind=LandingKind.TABLES, key=key, head=head) for key, head in table_heads.items() if head
+        ]
+    if LandingKind.VIDEOS in kinds:
+        states += [
+            PartitionState(
+                kind=LandingKind.VIDEOS,
+                key=key,
+                head=video_heads.get(key, 0),
+                due=due.get(key, 0),
+                earliest_expiry=expiry.get(key),
+            )
+            for key in sorted(video_heads.keys() | due.keys())
+            if video_heads.get(key, 0) or due.get(key, 0)
+        ]
+    return states
+
+
+def to_check(
+    states: Iterable[PartitionState],
+    known: Mapping[tuple[str, str], KnownLanding],
+    now_ms: int,
+    limit: int = CHECKS_PER_TICK,
+) -> list[PartitionState]:
+    """Return the partitions to ask the event log about: those that look dirty or were not looked at for a day.
+
+    In rotation: never asked first, then the one asked longest ago.
+    """
+
+    def last_checked(state: PartitionState) -> int:
+        landing = known.get((state.kind, state.key))
+        return -1 if landing is None else landing.checked_at
+
+    doubtful = [state for state in states if _is_doubtful(state, known.get((state.kind, state.key)), now_ms)]
+    return sorted(doubtful, key=last_checked)[:limit]
+
+
+def _is_doubtful(state: PartitionState, landing: KnownLanding | None, now_ms: int) -> bool:
+    return (
+        landing is None
+        or landing.revision is None
+        or landing.revision < state.head
+        or not 0 <= now_ms - landing.checked_at < CHECK_AGAIN_MS
+    )
+
+
+def dirty_states(
+    states: Iterable[PartitionState],
+    looked_up: Mapping[tuple[str, str], KnownLanding],
+    limit: int = CHECKS_PER_TICK,
+) -> list[PartitionState]:
+    """Return the partitions with something that has not landed, of those just looked up in the event log.
+
+    Those with due videos are dirty whatever the event log says: the first to expire of them, and no more than
+    ``limit``, since each dirty partition costs a query for its runs.
+    """
+    behind: list[PartitionState] = []
+    due: list[PartitionState] = []
+    for state in states:
+        landing = looked_up.get((state.kind, state.key))
+        if state.due:
+            due.append(state)
+        elif landing is not None and (landing.revision is None or landing.revision < state.head):
+            behind.append(state)
+    return behind + sorted(due, key=lambda state: state.earliest_expiry or 0)[:limit]
+
+
+def lowest_revision(landed: Iterable[int | None]) -> int | None:
+    """Return the revision that all of a landing's assets have reached; None when one has never landed."""
+    revisions = list(landed)
+    return None if None in revisions or not revisions else min(one for one in revisions if one is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Whether to ask for a run of a dirty partition now, and the reason in a few words."""
+
+    state: PartitionState
+    request: bool
+    reason: str
+
+
+def decide(state: PartitionState, runs: Sequence[RunFacts], lease: LeaseFacts | None, now_ms: int) -> Decision:
+    """Decide for one dirty partition, from its runs (newest first) and its last lease."""
+    if lease is not None and lease.is_live(now_ms):
+        return Decision(state=state, request=False, reason=f"run {lease.owner} is landing it")
+    for run in runs:
+        if run.stage == RunStage.QUEUED:
+            return Decision(state=state, request=False, reason=f"run {run.run_id} is queued")
+        # A killed run stays "started" in Dagster for ever. Once it had the lease, the lease alone tells.
+        never_leased = lease is None or lease.owner != run.run_id
+        if run.stage == RunStage.UNFINISHED and never_leased and abs(now_ms - run.created_at) < UNLEASED_RUN_MS:
+            return Decision(state=state, request=False, reason=f"run {run.run_id} is starting")
+    if runs:
+        wait_ms = _wait_ms(state.kind, runs)
+        since_ms = abs(now_ms - _last_moment(runs[0]))  # a clock set back must not mean waiting for it to catch up
+        if since_ms < wait_ms:
+            reason = f"asked again in {(wait_ms - since_ms) / 1000:.0f} s"
+            return Decision(state=state, request=False, reason=reason)
+    return Decision(state=state, request=True, reason=f"{state.due} videos due" if state.due else "new results")
+
+
+def _wait_ms(kind: LandingKind, runs: Sequence[RunFacts]) -> int:
+    wait_ms = ASK_AGAIN_MS
+    last = runs[0]
+    # A landing writes the whole day each time, so a large day must not be written all the time. A videos run only
+    # takes what is new, and stops after minutes when there is more: it goes on at once.
+    if kind == LandingKind.TABLES and last.started_at is not None and last.ended_at is not None:
+        wait_ms = max(wait_ms, ASK_AGAIN_SHARE * (last.ended_at - last.started_at))
+    failures = 0
+    for run in runs:
+        if run.stage == RunStage.SUCCEEDED:
+            break
+        failures += run.stage == RunStage.FAILED
+    return max(wait_ms, min(ASK_AGAIN_MS * 2**failures, LONGEST_BACK_OFF_MS)) if failures > 1 else wait_ms
+
+
+def _last_moment(run: RunFacts) -> int:
+    return max(moment for moment in (run.created_at, run.started_at, run.ended_at) if moment is not None)
+
+
+def choose(decisions: Iterable[Decision], limit: int = REQUESTS_PER_TICK) -> list[PartitionState]:
+    """Return the partitions to ask for: first to expire first, tables and videos in turn, at most ``limit``."""
+    asked = [decision.state for decision in decisions if decision.request]
+    videos = sorted(
+        (state for state in asked if state.kind == LandingKind.VIDEOS),
+        key=lambda state: (state.earliest_expiry is None, state.earliest_expiry or 0, state.key),
+    )
+    tables = sorted((state for state in asked if state.kind == LandingKind.TABLES), key=lambda state: state.head)
+    turns = chain.from_iterable(zip_longest(videos, tables))
+    return [state for state in turns if state is not None][:limit]
+
+
+def _to_ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _from_ms(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

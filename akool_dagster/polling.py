@@ -1,0 +1,255 @@
+"""One bounded pass over the due ids: few calls, each answer recorded at once. And when to look again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from akool_dagster.api.errors import (
+    AkoolAccountError,
+    AkoolConfigurationError,
+    AkoolContentError,
+    AkoolCredentialsError,
+    AkoolDeadlineError,
+    AkoolError,
+    AkoolResponseError,
+    AkoolThrottledError,
+)
+from akool_dagster.api.models import ResultRow, ResultsAnswer
+from akool_dagster.clock import Clock, Deadline
+from akool_dagster.ledger import (
+    Answered,
+    ClaimedJob,
+    JobLedger,
+    Missed,
+    Observation,
+    RecordReport,
+    Unreadable,
+)
+
+DEFAULT_IDS_PER_REQUEST = 50
+"""Akool publishes no maximum."""
+
+SHORTEST_LOOK_MS = 5_000
+LONGEST_LOOK_MS = 600_000
+LOOK_SHARE_OF_AGE = 0.2
+
+PAUSE_AFTER_THROTTLE_MS = 30_000
+"""When Akool throttles without saying for how long."""
+PAUSE_AFTER_REFUSAL_MS = 300_000
+"""When Akool refuses everything: each such pass costs two calls for every id."""
+RETRY_AFTER_TROUBLE_MS = 30_000
+TROUBLES_BEFORE_STOP = 2
+
+NEEDS_THE_USER = (AkoolConfigurationError, AkoolCredentialsError, AkoolAccountError)
+"""Nothing but the user's action helps; every job stays pending until then."""
+
+
+def look_again_ms(age_ms: int) -> int:
+    """Return how long to wait before a job of this age is polled again, in milliseconds.
+
+    Detection lags by at most a fifth of a job's age, and the calls for a job grow with the logarithm of it.
+    """
+    return int(min(max(LOOK_SHARE_OF_AGE * age_ms, SHORTEST_LOOK_MS), LONGEST_LOOK_MS))
+
+
+class ResultsApi(Protocol):
+    """What polling needs of `akool_dagster.api.client.AkoolClient`."""
+
+    @property
+    def calls(self) -> int:
+        """HTTP calls made so far, repeated ones included."""
+        ...
+
+    def results(self, ids: Sequence[str], *, deadline: Deadline | None = None) -> ResultsAnswer:
+        """Return what Akool says about the ids."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollReport:
+    """What a pass did, in numbers of ids. ``stopped``: why it ended before everything due was asked."""
+
+    polled: int = 0
+    calls: int = 0
+    recorded: RecordReport = field(default_factory=RecordReport)
+    unreadable: int = 0
+    stopped: str | None = None
+
+
+def observation_of(row: ResultRow, now_ms: int) -> Answered:
+    """Return what a row says, as the ledger records it."""
+    return Answered(
+        job_id=row.job_id,
+        status=row.status,
+        payload=row.to_payload(),
+        has_video_url=row.has_usable_video_url,
+        video_expires_at=row.expires_ms(now_ms),
+        failure_reason=row.failure_reason,
+    )
+
+
+def run_poll_pass(
+    ledger: JobLedger,
+    api: ResultsApi,
+    account: str,
+    *,
+    clock: Clock,
+    deadline: Deadline,
+    ids_per_request: int = DEFAULT_IDS_PER_REQUEST,
+) -> PollReport:
+    """Poll what is due, longest due first, until nothing is or the deadline is near; record each answer at once.
+
+    Every job whose answer was not recorded stays as it was. Raises `AkoolCredentialsError`, `AkoolAccountError`
+    or `AkoolConfigurationError` when no call can work until the user acts, and `LedgerError`.
+    """
+    if ids_per_request < 1:
+        raise ValueError(f"ids_per_request must be at least 1, not {ids_per_request}")
+    pause_ms = ledger.poll_not_before(account) - clock.now_ms()
+    if pause_ms > 0:
+        return PollReport(stopped=f"polling pauses for another {pause_ms / 1000:.0f} s, as Akool's answers asked")
+    return _PollPass(ledger, api, account, clock, deadline).run(ids_per_request)
+
+
+class _PollPass:
+    def __init__(self, ledger: JobLedger, api: ResultsApi, account: str, clock: Clock, deadline: Deadline) -> None:
+        self._ledger = ledger
+        self._api = api
+        self._account = account
+        self._clock = clock
+        self._deadline = deadline
+        self._calls_before = api.calls
+        self._report = PollReport()
+        self._troubles = 0
+        # The answers of a first call whose every id was refused alike. Recorded once another call fares better.
+        self._suspect: list[Missed] = []
+
+    def run(self, ids_per_request: int) -> PollReport:
+        while self._may_go_on():
+            claimed = self._ledger.claim(self._account, ids_per_request)
+            if not claimed:
+                break
+            unasked = list(claimed)
+            try:
+                for call in _calls_for(claimed):
+                    if not self._may_go_on():
+                        break
+                    unasked = [job for job in unasked if job not in call]
+                    self._poll(call)
+            finally:
+                now = self._clock.now_ms()
+                self._ledger.release(self._account, [job.job_id for job in unasked], until=now)
+        self._record(self._suspect)
+        return replace(self._report, calls=self._api.calls - self._calls_before)
+
+    def _may_go_on(self) -> bool:
+        return self._report.stopped is None and not self._deadline.expired()
+
+    def _poll(self, call: Sequence[ClaimedJob]) -> None:
+        seen: list[Observation] = []
+        try:
+            self._ask([job.job_id for job in call], seen)
+        except NEEDS_THE_USER:
+            self._record_part(call, seen, self._clock.now_ms())
+            raise
+        except AkoolDeadlineError:
+            self._record_part(call, seen, self._clock.now_ms())
+            self._stop("the tick's time was over")
+        except AkoolThrottledError as error:
+            pause_ms = PAUSE_AFTER_THROTTLE_MS if error.retry_after is None else int(error.retry_after * 1000)
+            self._record_part(call, seen, self._clock.now_ms())
+            self._ledger.hold_polling(self._account, self._clock.now_ms() + pause_ms)
+            self._stop(f"{error} Polling goes on in {pause_ms / 1000:.0f} s.")
+        except AkoolError as error:
+            self._record_part(call, seen, self._clock.now_ms() + RETRY_AFTER_TROUBLE_MS)
+            self._troubles += 1
+            if self._troubles >= TROUBLES_BEFORE_STOP:
+                self._stop(str(error))
+        else:
+            self._troubles = 0
+            self._judge(call, seen)
+
+    def _ask(self, ids: Sequence[str], seen: list[Observation]) -> None:
+        """Ask for the ids; when Akool objects to one without saying which, in halves until it stands alone."""
+        try:
+            answer = self._api.results(ids, deadline=self._deadline)
+        except (AkoolContentError, AkoolResponseError) as error:
+            if error.code is None:
+                raise
+            if len(ids) > 1:
+                middle = len(ids) // 2
+                self._ask(ids[:middle], seen)
+                self._ask(ids[middle:], seen)
+            elif isinstance(error, AkoolContentError):
+                seen.append(Missed(job_id=ids[0], code=error.code, alone=True))
+            else:
+                seen.append(Unreadable(job_id=ids[0], error=str(error)))
+            return
+        now = self._clock.now_ms()
+        seen.extend(observation_of(row, now) for row in answer.rows.values())
+        seen.extend(Unreadable(job_id=job_id, error=why) for job_id, why in answer.unparsable.items())
+        seen.extend(Missed(job_id=job_id) for job_id in answer.missing)
+
+    def _judge(self, call: Sequence[ClaimedJob], seen: Sequence[Observation]) -> None:
+        """Record a call's answers, unless it looks as if Akool refuses the account and not the ids."""
+        refused = [one for one in seen if isinstance(one, Missed) and one.code is not None]
+        if len(call) == 1 or len(refused) < len(call) or len({one.code for one in refused}) > 1:
+            self._record(self._suspect)
+            self._suspect = []
+            self._record(seen)
+        elif not self._suspect or self._suspect[0].code != refused[0].code:
+            self._record(self._suspect)
+            self._suspect = refused
+        else:
+            code = refused[0].code
+            now = self._clock.now_ms()
+            self._ledger.release(self._account, [one.job_id for one in [*self._suspect, *refused]], until=now)
+            self._ledger.hold_polling(self._account, now + PAUSE_AFTER_REFUSAL_MS)
+            self._suspect = []
+            raise AkoolAccountError(
+                f"Akool refused every id of two calls with code {code}: this account may not read these results. "
+                "Check that AKOOL_API_KEY belongs to the account that made the jobs and that its plan has the "
+                "Image to Video API. Every job stays pending; polling goes on in "
+                f"{PAUSE_AFTER_REFUSAL_MS // 60_000} minutes.",
+                code=code,
+            )
+
+    def _record_part(self, call: Sequence[ClaimedJob], seen: Sequence[Observation], until: int) -> None:
+        """Record what a broken-off call did answer and give the rest back.
+
+        Refusals are not recorded: the call broke off before it was clear whether they are about the ids. The
+        rest comes back in two halves, half a minute apart, so that an id whose mere presence makes Akool answer
+        HTTP 500 is parted from the others within a few passes.
+        """
+        answered = [one for one in seen if not (isinstance(one, Missed) and one.code is not None)]
+        self._record(answered)
+        known = {one.job_id for one in answered}
+        rest = [job.job_id for job in call if job.job_id not in known]
+        middle = (len(rest) + 1) // 2
+        self._ledger.release(self._account, rest[:middle], until=until)
+        later = until if until <= self._clock.now_ms() else until + RETRY_AFTER_TROUBLE_MS
+        self._ledger.release(self._account, rest[middle:], until=later)
+
+    def _record(self, seen: Sequence[Observation]) -> None:
+        if not seen:
+            return
+        recorded = self._ledger.record(self._account, seen, look_again_ms)
+        self._report = replace(
+            self._report,
+            polled=self._report.polled + len(seen),
+            recorded=self._report.recorded + recorded,
+            unreadable=self._report.unreadable + sum(isinstance(one, Unreadable) for one in seen),
+        )
+
+    def _stop(self, reason: str) -> None:
+        self._report = replace(self._report, stopped=reason)
+
+
+def _calls_for(claimed: Sequence[ClaimedJob]) -> Iterator[Sequence[ClaimedJob]]:
+    together = [job for job in claimed if not job.poll_alone]
+    if together:
+        yield together
+    for job in claimed:
+        if job.poll_alone:
+            yield [job]

@@ -1,0 +1,110 @@
+"""Dagster resources: how a deployment reaches Akool, the ledger and the video files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field, JsonValue
+
+from akool_dagster.api.client import AkoolClient
+from akool_dagster.api.credentials import credentials_from
+from akool_dagster.ledger import JobLedger
+from akool_dagster.settings import DEFAULT_BASE_URL
+from akool_dagster.storage import StorageRoot
+from akool_dagster.videos.addresses import AddressPolicy
+
+_SECRET: dict[str, JsonValue] = {"dagster__is_secret": True}
+
+
+class AkoolResource(dg.ConfigurableResource[Any]):
+    """Akool's HTTP API. Use ``with resource.client() as client``.
+
+    Give an API key, or a client id and secret; if both are given the key is used, and only one header is ever sent.
+    """
+
+    api_key: str | None = Field(
+        default=None,
+        description="API key, sent as x-api-key. Give it as EnvVar('AKOOL_API_KEY').",
+        repr=False,
+        json_schema_extra=_SECRET,
+    )
+    client_id: str | None = Field(
+        default=None,
+        description="Client id, to be exchanged with client_secret for a token. Not needed with an api_key.",
+        repr=False,
+        json_schema_extra=_SECRET,
+    )
+    client_secret: str | None = Field(
+        default=None,
+        description="Client secret that belongs to client_id.",
+        repr=False,
+        json_schema_extra=_SECRET,
+    )
+    base_url: str = Field(
+        default=DEFAULT_BASE_URL, description="Address of the API; only an emulator's needs to be given."
+    )
+    connect_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait for a connection.")
+    read_timeout: float = Field(default=20.0, gt=0, description="Seconds to wait for the next bytes of an answer.")
+
+    def client(self) -> AkoolClient:
+        """Return a client with a connection pool of its own; close it after use.
+
+        Raises `AkoolConfigurationError` naming the variable to set when the credentials or the URL cannot work.
+        """
+        return AkoolClient(
+            credentials_from(self.api_key, self.client_id, self.client_secret),
+            base_url=self.base_url,
+            connect_timeout=self.connect_timeout,
+            read_timeout=self.read_timeout,
+        )
+
+
+class JobLedgerResource(dg.ConfigurableResource[Any]):
+    """The durable record of jobs. Use ``with resource.open() as ledger``."""
+
+    url: str = Field(
+        description="SQLAlchemy URL of the ledger: sqlite:////absolute/path/ledger.sqlite or postgresql://...",
+        repr=False,  # it may hold a password
+        json_schema_extra=_SECRET,
+    )
+    busy_timeout: float = Field(
+        default=15.0, gt=0, description="Seconds to wait for another process's write to a SQLite ledger."
+    )
+
+    def open(self) -> JobLedger:
+        """Open the ledger; never create one. Raises `LedgerError` leaves that say what to do."""
+        return JobLedger.open(self.url, busy_timeout=self.busy_timeout)
+
+    def create(self) -> JobLedger:
+        """Open the ledger, creating or upgrading it where needed: for assets that track new jobs."""
+        return JobLedger.create(self.url, busy_timeout=self.busy_timeout)
+
+
+class VideoStoreResource(dg.ConfigurableResource[Any]):
+    """Where video files are kept, and how they are downloaded."""
+
+    storage_root: str = Field(
+        description="Absolute path or fsspec URL (s3://bucket/folder) of the folder that everything is stored in."
+    )
+    threads: int = Field(default=8, ge=1, le=64, description="Downloads at the same time.")
+    max_bytes: int = Field(default=2 * 1024**3, gt=0, description="Largest video that is accepted, in bytes.")
+    run_seconds: float = Field(
+        default=300.0, gt=0, description="Seconds in which one run starts new downloads; the rest waits for the next."
+    )
+    seconds_per_file: float = Field(default=600.0, gt=0, description="Seconds that one download may take.")
+    allowed_hosts: list[str] = Field(
+        default_factory=list,
+        description="Exact host names that may be downloaded from though they are private or without https.",
+    )
+    allowed_networks: list[str] = Field(
+        default_factory=list, description="Networks (CIDR) that may be downloaded from though they are private."
+    )
+
+    def root(self) -> StorageRoot:
+        """Return the storage root. Raises `StorageError` for a relative path or a missing fsspec driver."""
+        return StorageRoot(self.storage_root)
+
+    def address_policy(self, api_base_url: str) -> AddressPolicy:
+        """Return which addresses may be downloaded from."""
+        return AddressPolicy(api_base_url, self.allowed_hosts, self.allowed_networks)

@@ -1,0 +1,309 @@
+"""The sensor: decides what to land, polls what is due, and says what it did. It keeps nothing that matters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from akool_dagster.assets import AccountNames
+from akool_dagster.clock import Clock, Deadline, SystemClock
+from akool_dagster.landing import (
+    Decision,
+    LandingKind,
+    PartitionGrid,
+    PartitionState,
+    RunFacts,
+    RunStage,
+    choose,
+    decide,
+    dirty_states,
+    lowest_revision,
+    partition_states,
+    to_check,
+)
+from akool_dagster.ledger import Counts, JobLedger, LedgerMissingError
+from akool_dagster.ledger.records import KnownLanding
+from akool_dagster.ownership import LEDGER_METADATA, REVISION_METADATA
+from akool_dagster.polling import NEEDS_THE_USER, PollReport, run_poll_pass
+from akool_dagster.resources import AkoolResource, JobLedgerResource
+
+OBSERVE_EVERY_MS = 600_000
+RUNS_LOOKED_AT = 8
+PARTITION_TAG = "dagster/partition"
+
+RUN_STAGES = {
+    dg.DagsterRunStatus.QUEUED: RunStage.QUEUED,
+    dg.DagsterRunStatus.SUCCESS: RunStage.SUCCEEDED,
+    dg.DagsterRunStatus.FAILURE: RunStage.FAILED,
+    dg.DagsterRunStatus.CANCELED: RunStage.FAILED,
+}
+"""Every other status is `RunStage.UNFINISHED`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensorSettings:
+    """What a sensor goes by."""
+
+    names: AccountNames
+    grid: PartitionGrid
+    tables: Sequence[str]
+    videos: bool
+    ids_per_request: int
+    tick_seconds: float
+    """The whole tick's time. Dagster stops waiting for a sensor after 60 s, some proxies after 15."""
+
+    @property
+    def landed_assets(self) -> dict[LandingKind, Sequence[str]]:
+        """Return the assets that each kind of landing writes, for the kinds that are switched on."""
+        assets: dict[LandingKind, Sequence[str]] = {}
+        if self.tables:
+            assets[LandingKind.TABLES] = self.tables
+        if self.videos:
+            assets[LandingKind.VIDEOS] = ["videos"]
+        return assets
+
+
+def build_poll_sensor(
+    settings: SensorSettings,
+    jobs: Sequence[Any],  # what define_asset_job returns: its class is not public
+    *,
+    minimum_interval_seconds: int,
+    default_status: dg.DefaultSensorStatus,
+    clock: Clock | None = None,
+) -> dg.SensorDefinition:
+    """Return the sensor that polls one account and asks for its landings."""
+    names = settings.names
+
+    @dg.sensor(
+        name=names.sensor,
+        jobs=list(jobs),
+        minimum_interval_seconds=minimum_interval_seconds,
+        default_status=default_status,
+        required_resource_keys={names.ledger, names.akool},
+        description=(
+            "Polls Akool for the pending jobs, many ids in one call, and asks for a run of every partition that has "
+            "something new. Its cursor only spares repeated observations; resetting it is harmless."
+        ),
+    )
+    def poll_results(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        ledger_resource: JobLedgerResource = getattr(context.resources, names.ledger)
+        try:
+            ledger = ledger_resource.open()
+        except LedgerMissingError as error:
+            return dg.SkipReason(str(error))
+        with ledger:
+            akool: AkoolResource = getattr(context.resources, names.akool)
+            return _Tick(context, settings, ledger, akool, clock or SystemClock()).run()
+
+    return poll_results
+
+
+class _Tick:
+    def __init__(
+        self,
+        context: dg.SensorEvaluationContext,
+        settings: SensorSettings,
+        ledger: JobLedger,
+        akool: AkoolResource,
+        clock: Clock,
+    ) -> None:
+        self._context = context
+        self._settings = settings
+        self._account = settings.names.prefix
+        self._ledger = ledger
+        self._akool = akool
+        self._clock = clock
+        self._deadline = Deadline(clock, settings.tick_seconds)
+
+    def run(self) -> dg.SensorResult | dg.SkipReason:
+        decisions = self._decide()
+        requested = choose(decisions)
+        trouble: Exception | None = None
+        report = PollReport()
+        try:
+            report = self._poll()
+        except NEEDS_THE_USER as error:
+            if not requested:  # else Dagster would throw the requests away with the tick; the next one fails
+                raise
+            trouble = error
+        counts = self._ledger.counts(self._account, self._settings.grid.start_ms)
+        message = "; ".join(
+            part for part in (poll_sentence(report), counts_sentence(counts), landings_sentence(decisions, requested))
+        )
+        if trouble is not None:
+            self._context.log.error(str(trouble))
+        self._context.log.info(message)
+        observations, cursor = self._observation(counts)
+        requests = [self._request(state) for state in requested]
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=None if requests else message,
+            asset_events=observations,
+            cursor=cursor,
+        )
+
+    def _poll(self) -> PollReport:
+        with self._akool.client() as client:
+            return run_poll_pass(
+                self._ledger,
+                client,
+                self._account,
+                clock=self._clock,
+                deadline=self._deadline,
+                ids_per_request=self._settings.ids_per_request,
+            )
+
+    def _decide(self) -> list[Decision]:
+        now = self._clock.now_ms()
+        kinds = self._settings.landed_assets
+        states = partition_states(
+            self._ledger.heads(self._account),
+            self._ledger.due_video_hours(self._account) if LandingKind.VIDEOS in kinds else (),
+            self._settings.grid,
+            frozenset(kinds),
+            now,
+        )
+        known = self._ledger.known_landings(self._account)
+        looked_up: dict[tuple[str, str], KnownLanding] = {
+            (state.kind, state.key): self._landed(state, now) for state in to_check(states, known, now)
+        }
+        self._ledger.remember_landings(self._account, looked_up)
+        highest = max((one.revision or 0 for one in looked_up.values()), default=0)
+        if highest > self._ledger.revision():
+            self._ledger.raise_revision(highest)
+        leases = {kind: self._ledger.leases(self._account).facts(kind) for kind in kinds}
+        return [
+            decide(state, self._runs(state), leases[state.kind].get(state.key), now)
+            for state in dirty_states(states, looked_up)
+        ]
+
+    def _landed(self, state: PartitionState, now: int) -> KnownLanding:
+        names = self._settings.landed_assets[state.kind]
+        return KnownLanding(
+            revision=lowest_revision(self._landed_revision(name, state.key) for name in names), checked_at=now
+        )
+
+    def _landed_revision(self, name: str, partition_key: str) -> int | None:
+        records = self._context.instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=self._settings.names.asset(name), asset_partitions=[partition_key]),
+            limit=1,
+        ).records
+        materialization = records[0].asset_materialization if records else None
+        if materialization is None:
+            return None
+        metadata = materialization.metadata
+        ledger, revision = metadata.get(LEDGER_METADATA), metadata.get(REVISION_METADATA)
+        if ledger is None or revision is None or ledger.value != self._ledger.ledger_id:
+            return None
+        return int(revision.value) if isinstance(revision.value, int) else None
+
+    def _runs(self, state: PartitionState) -> list[RunFacts]:
+        records = self._context.instance.get_run_records(
+            dg.RunsFilter(job_name=self._settings.names.job(state.kind), tags={PARTITION_TAG: state.key}),
+            limit=RUNS_LOOKED_AT,
+        )
+        return [
+            RunFacts(
+                run_id=record.dagster_run.run_id,
+                stage=RUN_STAGES.get(record.dagster_run.status, RunStage.UNFINISHED),
+                created_at=int(record.create_timestamp.timestamp() * 1000),
+                started_at=_milliseconds(record.start_time),
+                ended_at=_milliseconds(record.end_time),
+            )
+            for record in records
+        ]
+
+    def _request(self, state: PartitionState) -> dg.RunRequest:
+        # No run_key: a key whose run failed would never run again.
+        return dg.RunRequest(
+            job_name=self._settings.names.job(state.kind),
+            partition_key=state.key,
+            tags={"akool/account": self._account, "akool/landing": state.kind},
+        )
+
+    def _observation(self, counts: Counts) -> tuple[list[dg.AssetObservation], str]:
+        digest = _digest(counts)
+        now = self._clock.now_ms()
+        last = _last_observation(self._context.cursor)
+        if last is not None and (last[1] == digest or 0 <= now - last[0] < OBSERVE_EVERY_MS):
+            return [], self._context.cursor or ""
+        observation = dg.AssetObservation(self._settings.names.asset("jobs"), metadata=observation_metadata(counts))
+        return [observation], json.dumps({"observed_at": now, "counts": digest})
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1000)
+
+
+def _digest(counts: Counts) -> str:
+    changing = [counts.states, counts.pending_statuses, counts.videos, counts.before_first_partition]
+    return json.dumps(changing, sort_keys=True)
+
+
+def _last_observation(cursor: str | None) -> tuple[int, str] | None:
+    try:
+        last = json.loads(cursor or "")
+        return int(last["observed_at"]), str(last["counts"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def observation_metadata(counts: Counts) -> dict[str, int | float]:
+    """Return an account's counts as metadata of an observation of its jobs; ages in seconds."""
+    metadata: dict[str, int | float] = {f"akool/jobs_{state}": number for state, number in counts.states.items()}
+    metadata |= {f"akool/pending_{label}": number for label, number in counts.pending_statuses.items()}
+    metadata |= {f"akool/videos_{state}": number for state, number in counts.videos.items()}
+    return metadata | {
+        "akool/jobs_pending": counts.pending,
+        "akool/oldest_pending_seconds": (counts.oldest_pending_ms or 0) / 1000,
+        "akool/overdue": counts.overdue,
+        "akool/in_no_partition": counts.before_first_partition,
+    }
+
+
+def poll_sentence(report: PollReport) -> str:
+    """Return what a poll pass did, for the tick's log and its skip message."""
+    recorded = report.recorded
+    found = {
+        "completed": recorded.completed,
+        "failed": recorded.failed,
+        "missing": recorded.missing,
+        "abandoned": recorded.abandoned,
+        "unreadable": report.unreadable,
+    }
+    changed = ", ".join(f"{number} {what}" for what, number in found.items() if number)
+    sentence = f"polled {report.polled} ids in {report.calls} calls"
+    if report.polled:
+        sentence += f": {changed or 'none ended'}"
+    return sentence if report.stopped is None else f"{sentence}; stopped early: {report.stopped}"
+
+
+def counts_sentence(counts: Counts) -> str:
+    """Return what is in flight, in words."""
+    statuses = ", ".join(f"{number} {label}" for label, number in sorted(counts.pending_statuses.items()))
+    sentence = f"{counts.pending} jobs pending" + (f" ({statuses})" if statuses else "")
+    if counts.oldest_pending_ms is not None:
+        sentence += f", the oldest for {counts.oldest_pending_ms / 60_000:.0f} min"
+    if counts.overdue:
+        sentence += f", {counts.overdue} overdue"
+    if counts.before_first_partition:
+        sentence += f", {counts.before_first_partition} in no partition"
+    waiting = counts.videos.get("pending", 0)
+    return f"{sentence}, {waiting} videos to download" if waiting else sentence
+
+
+def landings_sentence(decisions: Sequence[Decision], requested: Sequence[PartitionState]) -> str:
+    """Return which landings are asked for and what the others wait for."""
+    if not decisions:
+        return "everything has landed"
+    waiting = [one for one in decisions if one.state not in requested]
+    sentence = f"{len(requested)} landings requested"
+    if waiting:
+        first = waiting[0]
+        why = first.reason if not first.request else "more than one tick's requests"
+        sentence += f", {len(waiting)} wait (such as {first.state.kind} of {first.state.key}: {why})"
+    return sentence
