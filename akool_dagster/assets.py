@@ -1,7 +1,5 @@
 """Dagster assets: the tables of results, and the videos with their manifest. Each is a function of the ledger."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -34,6 +34,7 @@ def build_akool_definitions(
     default_sensor_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
     ids_per_request: int = DEFAULT_IDS_PER_REQUEST,
     tick_seconds: float = 45.0,
+    landing_interval_seconds: float = 60.0,
     video_store: VideoStoreResource | None = None,
     io_manager: Any = None,
 ) -> dg.Definitions:
@@ -55,6 +56,8 @@ def build_akool_definitions(
         ids_per_request: Most ids in one call. Akool publishes no maximum.
         tick_seconds: Most seconds that one tick takes; below the time-out of what stands between Dagster's daemon
             and the code location.
+        landing_interval_seconds: Least seconds between two landings of one partition. Tables that take long to write
+            also wait for ten times as long as that took.
         video_store: How videos are downloaded; a `VideoStoreResource` at ``storage_root`` by default.
         io_manager: What writes and reads the tables; a `ParquetIOManager` at ``storage_root`` by default.
 
@@ -88,6 +91,7 @@ def build_akool_definitions(
             videos=videos,
             ids_per_request=ids_per_request,
             tick_seconds=tick_seconds,
+            landing_interval_seconds=landing_interval_seconds,
         ),
         jobs,
         minimum_interval_seconds=minimum_interval_seconds,

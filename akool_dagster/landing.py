@@ -11,6 +11,7 @@ from itertools import chain, zip_longest
 from akool_dagster.ledger.records import DueVideos, HourHead, KnownLanding, LeaseFacts
 
 ASK_AGAIN_MS = 60_000
+"""A partition is not asked for again for at least this long, unless the deployment says otherwise."""
 ASK_AGAIN_SHARE = 10
 """Tables are not landed again for this many times the length of their last run: at most a tenth of the time."""
 LONGEST_BACK_OFF_MS = 3_600_000
@@ -224,7 +225,13 @@ class Decision:
     reason: str
 
 
-def decide(state: PartitionState, runs: Sequence[RunFacts], lease: LeaseFacts | None, now_ms: int) -> Decision:
+def decide(
+    state: PartitionState,
+    runs: Sequence[RunFacts],
+    lease: LeaseFacts | None,
+    now_ms: int,
+    ask_again_ms: int = ASK_AGAIN_MS,
+) -> Decision:
     """Decide for one dirty partition, from its runs (newest first) and its last lease."""
     if lease is not None and lease.is_live(now_ms):
         return Decision(state=state, request=False, reason=f"run {lease.owner} is landing it")
@@ -236,7 +243,7 @@ def decide(state: PartitionState, runs: Sequence[RunFacts], lease: LeaseFacts | 
         if run.stage == RunStage.UNFINISHED and never_leased and abs(now_ms - run.created_at) < UNLEASED_RUN_MS:
             return Decision(state=state, request=False, reason=f"run {run.run_id} is starting")
     if runs:
-        wait_ms = _wait_ms(state.kind, runs)
+        wait_ms = _wait_ms(state.kind, runs, ask_again_ms)
         since_ms = abs(now_ms - _last_moment(runs[0]))  # a clock set back must not mean waiting for it to catch up
         if since_ms < wait_ms:
             reason = f"asked again in {(wait_ms - since_ms) / 1000:.0f} s"
@@ -244,8 +251,8 @@ def decide(state: PartitionState, runs: Sequence[RunFacts], lease: LeaseFacts | 
     return Decision(state=state, request=True, reason=f"{state.due} videos due" if state.due else "new results")
 
 
-def _wait_ms(kind: LandingKind, runs: Sequence[RunFacts]) -> int:
-    wait_ms = ASK_AGAIN_MS
+def _wait_ms(kind: LandingKind, runs: Sequence[RunFacts], ask_again_ms: int) -> int:
+    wait_ms = ask_again_ms
     last = runs[0]
     # A landing writes the whole day each time, so a large day must not be written all the time. A videos run only
     # takes what is new, and stops after minutes when there is more: it goes on at once.

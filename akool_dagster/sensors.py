@@ -55,6 +55,8 @@ class SensorSettings:
     ids_per_request: int
     tick_seconds: float
     """The whole tick's time. Dagster stops waiting for a sensor after 60 s, some proxies after 15."""
+    landing_interval_seconds: float
+    """How long a partition is left alone after it was landed."""
 
     @property
     def landed_assets(self) -> dict[LandingKind, Sequence[str]]:
@@ -177,7 +179,13 @@ class _Tick:
             self._ledger.raise_revision(highest)
         leases = {kind: self._ledger.leases(self._account).facts(kind) for kind in kinds}
         return [
-            decide(state, self._runs(state), leases[state.kind].get(state.key), now)
+            decide(
+                state,
+                self._runs(state),
+                leases[state.kind].get(state.key),
+                now,
+                ask_again_ms=int(self._settings.landing_interval_seconds * 1000),
+            )
             for state in dirty_states(states, looked_up)
         ]
 
@@ -222,7 +230,7 @@ class _Tick:
         return dg.RunRequest(
             job_name=self._settings.names.job(state.kind),
             partition_key=state.key,
-            tags={"akool/account": self._account, "akool/landing": state.kind},
+            tags={"akool/account": self._account, "akool/landing": state.kind.value},
         )
 
     def _observation(self, counts: Counts) -> tuple[list[dg.AssetObservation], str]:

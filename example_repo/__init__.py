@@ -1,0 +1,1 @@
+"""A small Dagster project built on akool_dagster: copy what you need."""
