@@ -1,0 +1,278 @@
+"""Rows of ``resultsByIds``: tolerant towards what Akool sends, strict towards what is stored.
+
+Field names are Akool's own. Nothing Akool sent is lost: what has no field here, or does not fit its field's
+type, is kept in ``extra`` under its own name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from akool_dagster.api.errors import AkoolResponseError
+from akool_dagster.api.redaction import redact_row
+from akool_dagster.api.values import (
+    INT64_MAX,
+    read_exact_text,
+    read_integer,
+    read_number,
+    read_text,
+    read_truth,
+    storable,
+    storable_text,
+)
+
+ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+VIDEO_LIFETIME_MS = 7 * 24 * 3600 * 1000  # documented: "valid for 7 days"; from when is not, so from the latest known
+
+_OBJECT_ID = re.compile(r"[0-9A-Fa-f]{24}")
+_REASON_FIELDS = (
+    "error_reason",
+    "error_reasons",
+    "error_code",
+    "faceswap_fail_reason",
+    "fail_reason",
+    "failed_reason",
+    "error",
+    "msg",
+)  # sibling tools use these; none is documented for image to video
+_LONGEST_REASON = 500
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+def normalise_id(text: str) -> str:
+    """Return the id without surrounding blanks; 24 hex digits are lower-cased, as ObjectIds are written."""
+    text = text.strip()
+    return text.lower() if _OBJECT_ID.fullmatch(text) else text
+
+
+_READERS: Mapping[str, Callable[[object], object]] = {
+    "_id": read_text,
+    "create_time": read_integer,
+    "update_time": read_integer,
+    "status": read_integer,
+    "video_duration": read_number,
+    "deduction_credit": read_number,
+    "uid": read_integer,
+    "team_id": read_text,
+    "file_name": read_text,
+    "effect_name": read_text,
+    "effect_code": read_text,
+    "image_url": read_text,
+    "prompt": read_text,
+    "negative_prompt": read_text,
+    "resolution": read_text,
+    "audio_type": read_integer,
+    "audio_url": read_text,
+    "webhookUrl": read_text,
+    "video_url": read_exact_text,
+    "only_add_audio": read_truth,
+    "model_name": read_text,
+    "batch_id": read_text,
+    "sub_type": read_integer,
+}
+# Without these right, nothing about the job may be concluded, so a misfit is not forgiven.
+_ESSENTIAL = frozenset({"_id", "status", "video_url"})
+
+
+def failure_reason(extra: Mapping[str, object]) -> str | None:
+    """Return why Akool says a job failed, in at most 500 characters; None when no likely field says so."""
+    for name in _REASON_FIELDS:
+        reason = _reason_text(extra.get(name))
+        if reason:
+            return reason[:_LONGEST_REASON]
+    return None
+
+
+def _reason_text(value: object) -> str:
+    if isinstance(value, str):
+        return " ".join(value.split())
+    if isinstance(value, list | tuple):
+        return "; ".join(filter(None, map(_reason_text, value)))
+    if isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False) if value else ""
+    return str(value) if value else ""  # 0, False and null say nothing
+
+
+class ResultRow(BaseModel):
+    """One job as Akool reported it, free of secrets, built with ``ResultRow.model_validate(raw_row)``.
+
+    Times are milliseconds since the Unix epoch, ``video_duration`` seconds, ``deduction_credit`` credits.
+    Every field but the id may be None: Akool leaves out what it likes. A raw row is redacted (see
+    `redact_row`) and made storable (no NUL, valid UTF-8, finite numbers) first. Raises pydantic's
+    ValidationError when ``_id``, ``status`` or ``video_url`` have a shape from which nothing can be
+    concluded.
+    """
+
+    # The model is shared between threads and written to the ledger: frozen. `extra` is a field of ours, and
+    # pydantic's own `model_` namespace would warn about Akool's `model_name`.
+    model_config = ConfigDict(frozen=True, protected_namespaces=(), hide_input_in_errors=True)
+
+    job_id: str = Field(alias="_id", min_length=1)
+    create_time: int | None = None
+    update_time: int | None = None
+    status: int | None = None
+    video_duration: float | None = None
+    deduction_credit: float | None = None
+    uid: int | None = None
+    team_id: str | None = None
+    file_name: str | None = None
+    effect_name: str | None = None
+    effect_code: str | None = None
+    image_url: str | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    resolution: str | None = None
+    audio_type: int | None = None
+    audio_url: str | None = None
+    webhookUrl: str | None = None  # noqa: N815  (Akool's name)
+    video_url: str | None = None
+    only_add_audio: bool | None = None
+    model_name: str | None = None
+    batch_id: str | None = None
+    sub_type: int | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_raw_row(cls, raw: object) -> dict[str, object]:
+        if not isinstance(raw, Mapping):
+            raise ValueError("not an object")
+        # Storable before redacted: a NUL inside "https://" would hide the URL from the redaction and then vanish.
+        row = redact_row({storable_text(str(key)): storable(value) for key, value in raw.items()})
+        fields: dict[str, object] = {}
+        extra: dict[str, object] = {}
+        for name, value in row.items():
+            reader = _READERS.get(name)
+            if reader is None:
+                extra[name] = value
+            elif value is not None:
+                try:
+                    fields[name] = reader(value)
+                except ValueError as error:
+                    if name in _ESSENTIAL:
+                        raise ValueError(f"{name} is {error}") from None
+                    extra[name] = value
+        fields["extra"] = extra
+        if isinstance(job_id := fields.get("_id"), str):
+            fields["_id"] = normalise_id(job_id)
+        return fields
+
+    @property
+    def has_usable_video_url(self) -> bool:
+        """Whether there is an http(s) URL with a host to download from."""
+        try:
+            parts = urlsplit(self.video_url or "")
+            parts.port  # noqa: B018  (raises for a port that is none)
+        except ValueError:
+            return False
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", parts.netloc)
+
+    @property
+    def failure_reason(self) -> str | None:
+        """Why the job failed, as far as Akool says."""
+        return failure_reason(self.extra)
+
+    def expires_ms(self, settled_ms: int) -> int:
+        """Return when the video's URL dies: 7 days after the row's latest time, else after settling."""
+        times = [time for time in (self.create_time, self.update_time) if time is not None]
+        return min(max(times, default=settled_ms) + VIDEO_LIFETIME_MS, INT64_MAX)
+
+    def to_payload(self) -> str:
+        """Return compact JSON: the named fields that are not null, and ``extra`` when there is any."""
+        values = self.__dict__
+        payload: dict[str, object] = {"_id": self.job_id}
+        for name in _READERS:
+            if (value := values.get(name)) is not None:
+                payload[name] = value
+        if self.extra:
+            payload["extra"] = self.extra
+        return _ENCODER.encode(payload)
+
+
+def load_payload(text: str) -> dict[str, Any]:
+    """Return what `ResultRow.to_payload` wrote, as plain values."""
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+@dataclass(frozen=True)
+class ResultsAnswer:
+    """What one call said about the ids it asked for; each of them is in exactly one of the first three.
+
+    Ids are as `normalise_id` gives them. ``unparsable`` has a short reason for each id, ``missing`` the ids
+    without a row, ``ignored`` counts rows that nobody asked for and things that are no rows.
+    """
+
+    rows: Mapping[str, ResultRow]
+    unparsable: Mapping[str, str]
+    missing: tuple[str, ...]
+    ignored: int
+
+
+def parse_results(payload: object, requested: Collection[str]) -> ResultsAnswer:
+    """Match the rows of a successful ``resultsByIds`` envelope to the requested ids, by ``_id`` only.
+
+    Of several rows under one id the furthest is kept. Raises AkoolResponseError when the envelope itself has
+    the wrong shape; one bad row never affects the others.
+    """
+    wanted = dict.fromkeys(map(normalise_id, requested))
+    rows: dict[str, ResultRow] = {}
+    unparsable: dict[str, str] = {}
+    ignored = 0
+    for raw in _raw_rows(payload):
+        job_id = _row_id(raw)
+        if job_id not in wanted:
+            ignored += 1
+            continue
+        try:
+            row = ResultRow.model_validate(raw)
+        except ValidationError as error:
+            unparsable[job_id] = _short(error)
+            continue
+        if job_id not in rows or _progress(row) >= _progress(rows[job_id]):
+            rows[job_id] = row
+    for job_id in rows:
+        unparsable.pop(job_id, None)
+    missing = tuple(job_id for job_id in wanted if job_id not in rows and job_id not in unparsable)
+    return ResultsAnswer(rows, unparsable, missing, ignored)
+
+
+def _short(error: ValidationError) -> str:
+    return "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors(include_url=False))
+
+
+def _raw_rows(payload: object) -> list[object]:
+    if isinstance(payload, Mapping):
+        data = payload.get("data")
+        if data is None or data == []:  # an empty array stands for "no object" in some of Akool's answers
+            return []
+        if isinstance(data, Mapping) and isinstance(result := data.get("result"), list | None):
+            return result or []
+    raise AkoolResponseError(
+        "Akool's answer has no list under data.result. Every job stays pending; if this goes on, the API "
+        "has changed or AKOOL_BASE_URL is not Akool's."
+    )
+
+
+def _row_id(raw: object) -> str | None:
+    if not isinstance(raw, Mapping):
+        return None
+    try:
+        return normalise_id(storable_text(read_text(raw.get("_id"))))
+    except ValueError:
+        return None
+
+
+def _progress(row: ResultRow) -> tuple[int, int]:
+    if row.status == 4 or (row.status == 3 and row.has_usable_video_url):
+        stage = 4
+    else:
+        stage = row.status if row.status in (1, 2, 3) else 0
+    return stage, -INT64_MAX - 1 if row.update_time is None else row.update_time

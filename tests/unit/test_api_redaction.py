@@ -1,0 +1,128 @@
+"""Secrets are taken out of what Akool echoes."""
+
+from __future__ import annotations
+
+import json
+import string
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from akool_dagster.api.redaction import redact_row, redact_text, redact_url, redact_webhook
+
+SECRET = "S3CR3T"
+HOST = st.sampled_from(["cdn.example", "example.com:8443", "10.1.2.3", "[2001:db8::1]:80", "münchen.example"])
+PATH = st.text(string.ascii_letters + string.digits + "-._~%!$&'()*+,;=:@/", max_size=20)
+SECRET_URL = st.builds(
+    "{}://{}{}{}{}{}".format,
+    st.sampled_from(["http", "https", "HTTPS", "s3", "postgresql+psycopg2"]),
+    st.sampled_from(["", f"{SECRET}@", f"user:{SECRET}@", f"{SECRET}:x@y@"]),
+    HOST,
+    PATH.map(lambda path: "/" + path.lstrip("/")),
+    st.sampled_from([f"?token={SECRET}", f"?a=1&b={SECRET}?x", f"??{SECRET}", f"?{SECRET}://{SECRET}@h/"]),
+    st.sampled_from(["", f"#{SECRET}", "#"]),
+)
+JSON_VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | SECRET_URL | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "redacted"),
+    [
+        ("https://cdn.example/a%20b.png?X-Amz-Signature=S3CR3T", "https://cdn.example/a%20b.png"),
+        ("https://user:S3CR3T@cdn.example:8443/a.png#S3CR3T", "https://cdn.example:8443/a.png"),
+        ("https://cdn.example/a b.png?token=S3CR3T and more", "https://cdn.example/a b.png"),
+        ("https://proxy.example/https://user:S3CR3T@cdn.example/a", "https://proxy.example/https://cdn.example/a"),
+        ("https://user:S3/CR3T@cdn.example/", "https://[redacted]/CR3T@cdn.example/"),
+        ("//user:S3CR3T@cdn.example/a?S3CR3T", "//cdn.example/a"),
+        ("/files/a.png?token=S3CR3T", "/files/a.png"),
+        ("https://[::1", "https://[redacted]"),
+        ("", ""),
+    ],
+)
+def test_a_url_keeps_scheme_host_and_path_only(url: str, redacted: str) -> None:
+    assert redact_url(url) == redacted
+
+
+@settings(deadline=None)
+@given(SECRET_URL)
+def test_no_query_fragment_or_user_info_survives(url: str) -> None:
+    assert SECRET not in redact_url(url)
+    assert redact_text(url) == redact_url(url)
+
+
+@settings(deadline=None)
+@given(st.text() | SECRET_URL)
+def test_redacting_twice_changes_nothing(text: str) -> None:
+    for redact in (redact_url, redact_text, redact_webhook):
+        assert redact(redact(text)) == redact(text)
+
+
+@settings(deadline=None)
+@given(st.text().filter(lambda text: "://" not in text))
+def test_text_without_a_url_is_unchanged(text: str) -> None:
+    assert redact_text(text) == text
+
+
+@settings(deadline=None)
+@given(st.text(string.ascii_letters + " ,.!?", max_size=20), SECRET_URL, st.text(string.ascii_letters, max_size=9))
+def test_words_around_a_url_stay(before: str, url: str, after: str) -> None:
+    assert redact_text(f"{before} {url} {after}?") == f"{before} {redact_url(url)} {after}?"
+
+
+@pytest.mark.parametrize(
+    ("webhook", "redacted"),
+    [
+        ("https://user:S3CR3T@hooks.example:8443/S3CR3T?token=S3CR3T", "https://hooks.example:8443"),
+        ("http://[2001:db8::1]/S3CR3T", "http://[2001:db8::1]"),
+        ("https://hooks.example\\S3CR3T", "https://hooks.example"),
+        ("hooks.example/S3CR3T", "[redacted]"),
+        ("https:///S3CR3T", "[redacted]"),
+        ("", ""),
+    ],
+)
+def test_a_webhook_keeps_scheme_and_host_only(webhook: str, redacted: str) -> None:
+    assert redact_webhook(webhook) == redacted
+
+
+def test_a_row_loses_its_secrets_and_nothing_else() -> None:
+    row = {
+        "_id": "68919a464b4dbdd4ab3d3034",
+        "status": 3,
+        "video_url": "https://cdn.example/v.mp4?Expires=1&Signature=needed",
+        "webhookUrl": "https://hooks.example/S3CR3T?S3CR3T",
+        "image_url": "https://bucket.example/my cat.png?X-Amz-Signature=S3CR3T",
+        "prompt": "like https://x.example/a.png?sig=S3CR3T but warmer?",
+        "history": [{"webhook_url": "https://hooks.example/S3CR3T", "urls": ["https://u:S3CR3T@x.example/a b?S3CR3T"]}],
+        "nested": {"video_url": "https://cdn.example/v.mp4?S3CR3T", "webhookurl": {"url": "https://h.example/S3CR3T"}},
+        "ratio": 1.5,
+        "gone": None,
+        "flag": True,
+    }
+    redacted = redact_row(row)
+    assert SECRET not in json.dumps(redacted)
+    assert redacted == row | {
+        "webhookUrl": "https://hooks.example",
+        "image_url": "https://bucket.example/my cat.png",
+        "prompt": "like https://x.example/a.png but warmer?",
+        "history": [{"webhook_url": "https://hooks.example", "urls": ["https://x.example/a b"]}],
+        "nested": {"video_url": "https://cdn.example/v.mp4", "webhookurl": {"url": "https://h.example"}},
+    }
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(["image_url", "prompt", "webhookUrl", "x"]) | SECRET_URL, JSON_VALUE))
+def test_no_secret_survives_anywhere_in_a_row(row: dict[str, object]) -> None:
+    redacted = redact_row(row)
+    assert SECRET not in json.dumps(redacted)
+    assert redact_row(redacted) == redacted
+
+
+@settings(deadline=None)
+@given(SECRET_URL)
+def test_the_video_url_is_untouched_because_it_is_needed_whole(url: str) -> None:
+    assert redact_row({"video_url": url}) == {"video_url": url}
