@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?= python3
+PORT ?= 3000
 
 .PHONY: demo dev test lint format bench clean
 
@@ -20,7 +21,7 @@ demo: $(STAMP)  ## the main job, end to end, on the emulator
 	@$(BIN)/python -m example_repo.demo
 
 dev: $(STAMP)  ## the same, with the web UI left running
-	@$(BIN)/python -m example_repo.demo --ui
+	@$(BIN)/python -m example_repo.demo --ui --port $(PORT)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto

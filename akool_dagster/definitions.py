@@ -35,6 +35,7 @@ def build_akool_definitions(
     ids_per_request: int = DEFAULT_IDS_PER_REQUEST,
     tick_seconds: float = 45.0,
     landing_interval_seconds: float = 60.0,
+    run_start_seconds: float = 900.0,
     video_store: VideoStoreResource | None = None,
     io_manager: Any = None,
 ) -> dg.Definitions:
@@ -58,6 +59,8 @@ def build_akool_definitions(
             and the code location.
         landing_interval_seconds: Least seconds between two landings of one partition. Tables that take long to write
             also wait for ten times as long as that took.
+        run_start_seconds: Seconds that a run may take from its launch to its first line of work (a container may have
+            to be pulled). A run that was killed before is replaced only after this long.
         video_store: How videos are downloaded; a `VideoStoreResource` at ``storage_root`` by default.
         io_manager: What writes and reads the tables; a `ParquetIOManager` at ``storage_root`` by default.
 
@@ -92,6 +95,7 @@ def build_akool_definitions(
             ids_per_request=ids_per_request,
             tick_seconds=tick_seconds,
             landing_interval_seconds=landing_interval_seconds,
+            run_start_seconds=run_start_seconds,
         ),
         jobs,
         minimum_interval_seconds=minimum_interval_seconds,

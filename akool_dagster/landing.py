@@ -231,16 +231,18 @@ def decide(
     lease: LeaseFacts | None,
     now_ms: int,
     ask_again_ms: int = ASK_AGAIN_MS,
+    run_start_ms: int = UNLEASED_RUN_MS,
 ) -> Decision:
     """Decide for one dirty partition, from its runs (newest first) and its last lease."""
     if lease is not None and lease.is_live(now_ms):
         return Decision(state=state, request=False, reason=f"run {lease.owner} is landing it")
+    leased_since = False
     for run in runs:
         if run.stage == RunStage.QUEUED:
             return Decision(state=state, request=False, reason=f"run {run.run_id} is queued")
-        # A killed run stays "started" in Dagster for ever. Once it had the lease, the lease alone tells.
-        never_leased = lease is None or lease.owner != run.run_id
-        if run.stage == RunStage.UNFINISHED and never_leased and abs(now_ms - run.created_at) < UNLEASED_RUN_MS:
+        # A killed run stays "started" in Dagster for ever. Once it or a newer one had the lease, the lease alone tells.
+        leased_since = leased_since or (lease is not None and lease.owner == run.run_id)
+        if run.stage == RunStage.UNFINISHED and not leased_since and abs(now_ms - run.created_at) < run_start_ms:
             return Decision(state=state, request=False, reason=f"run {run.run_id} is starting")
     if runs:
         wait_ms = _wait_ms(state.kind, runs, ask_again_ms)

@@ -57,6 +57,8 @@ class SensorSettings:
     """The whole tick's time. Dagster stops waiting for a sensor after 60 s, some proxies after 15."""
     landing_interval_seconds: float
     """How long a partition is left alone after it was landed."""
+    run_start_seconds: float
+    """How long a run may take from its request to its first line of work before it counts as dead."""
 
     @property
     def landed_assets(self) -> dict[LandingKind, Sequence[str]]:
@@ -185,6 +187,7 @@ class _Tick:
                 leases[state.kind].get(state.key),
                 now,
                 ask_again_ms=int(self._settings.landing_interval_seconds * 1000),
+                run_start_ms=int(self._settings.run_start_seconds * 1000),
             )
             for state in dirty_states(states, looked_up)
         ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -171,17 +173,37 @@ def say_where(home: Home, emulator: AkoolEmulator) -> None:
         print(f'  .venv/bin/python -c "{line}"')
 
 
+def is_free(port: int) -> bool:
+    """Return whether a server can listen on the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def main() -> int:
     """Run the demo; return 0 when everything landed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ui", action="store_true", help="leave the web UI running")
     parser.add_argument("--port", type=int, default=3000, help="port of the web UI")
     options = parser.parse_args()
+    if options.ui and not is_free(options.port):
+        console.print(f"Port {options.port} is taken. Choose another: make dev PORT=3001", style="bold red")
+        return 1
+    # Without a handler SIGTERM would end this process alone and leave Dagster's running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     home = Home(Path(tempfile.mkdtemp(prefix="akool-demo-")))
-    (home.folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    jobs = population(JOBS, seed=SEED, now_ms=SystemClock().now_ms(), days=DAYS)
+    (home.folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
+    jobs = [
+        # Moved by polls, so that each is seen in every state whatever the machine's speed.
+        replace(job, queue_polls=index % 2, processing_polls=1 + index % 3 // 2)
+        for index, job in enumerate(population(JOBS, seed=SEED, now_ms=SystemClock().now_ms(), days=DAYS))
+    ]
     with ExitStack() as stack:
-        emulator = stack.enter_context(AkoolEmulator(seed=SEED, jobs=jobs, speed=0.8))
+        emulator = stack.enter_context(AkoolEmulator(seed=SEED, jobs=jobs))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AKOOL_")} | {
             "DAGSTER_HOME": str(home.folder),
             "AKOOL_API_KEY": "emulator-key",
@@ -198,7 +220,7 @@ def main() -> int:
             running([_tool("dagster-daemon"), "run", "-w", "workspace.yaml"], home, environment)
         )
         if options.ui:
-            server = [_tool("dagster-webserver"), "-w", "workspace.yaml", "-p", str(options.port)]
+            server = [_tool("dagster-webserver"), "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(options.port)]
             stack.enter_context(running(server, home, environment))
         if not wait_until_landed(ledger, home, emulator, daemon):
             console.print(f"Not everything landed: {standing(ledger, home)}", style="bold red")
@@ -207,9 +229,7 @@ def main() -> int:
         console.print(landed_days(home))
         say_where(home, emulator)
         if options.ui:
-            console.print(
-                f"\nThe UI is at http://127.0.0.1:{options.port}/asset-groups/example_repo/akool - Ctrl-C stops it."
-            )
+            console.print(f"\nThe web UI is at http://127.0.0.1:{options.port}/asset-groups (Ctrl-C stops it).")
             try:
                 daemon.wait()
             except KeyboardInterrupt:
