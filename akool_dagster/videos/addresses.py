@@ -1,0 +1,137 @@
+"""Which addresses a video may be fetched from. URLs come from outside and must not reach into our network."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
+
+from urllib3.exceptions import LocationParseError
+from urllib3.util import Url, parse_url
+
+from akool_dagster.videos.errors import RefusedAddressError
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+#: Behind an IPv6-only network's translator the last 32 bits are the IPv4 address reached (RFC 6052).
+NAT64 = IPv6Network("64:ff9b::/96")
+
+Resolver = Callable[[str, int], Sequence[str]]
+
+
+def resolve(host: str, port: int) -> tuple[str, ...]:
+    """Return a host's addresses in the system's order of preference. Raises `OSError` when it has none."""
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedAddress:
+    """A URL taken apart, with the addresses that were checked: those are connected to, not the name again."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+    """Path and query, as they go into the request line."""
+    addresses: tuple[str, ...]
+
+    @property
+    def host_header(self) -> str:
+        """The value of the ``Host`` header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+class AddressPolicy:
+    """Only https on port 443 to public addresses, but for two kinds of host that may be anything.
+
+    Those are the configured API base, compared as scheme, host and port, so that an emulator on loopback
+    works, and the ``allowed_hosts``, exact names. ``allowed_networks`` (CIDR) are addresses that may be private.
+    """
+
+    def __init__(
+        self,
+        api_base_url: str,
+        allowed_hosts: Collection[str] = (),
+        allowed_networks: Collection[str] = (),
+        *,
+        resolver: Resolver = resolve,
+    ) -> None:
+        self._api_base = _origin(_parsed(api_base_url))
+        self._allowed_hosts = frozenset(host.lower().rstrip(".") for host in allowed_hosts)
+        self._allowed_networks = tuple(ipaddress.ip_network(network) for network in allowed_networks)
+        self._resolver = resolver
+
+    def check(self, url: str) -> CheckedAddress:
+        """Resolve a URL's host and return what may be connected to.
+
+        Raises `RefusedAddressError` for a URL or an address that is refused, and `OSError` when the name does
+        not resolve at the moment. One refused address among several refuses the host: mixed answers are how a
+        name is turned against its reader.
+        """
+        parsed = _parsed(url)
+        scheme, host, port = _origin(parsed)
+        trusted = (scheme, host, port) == self._api_base or host in self._allowed_hosts
+        if not trusted and scheme != "https":
+            raise RefusedAddressError(f"{host} is refused: the URL is not https.")
+        if not trusted and port != DEFAULT_PORTS[scheme]:
+            raise RefusedAddressError(f"{host} is refused: port {port} is not {DEFAULT_PORTS[scheme]}.")
+        try:
+            addresses = tuple(self._resolver(host, port))
+        except UnicodeError:
+            raise RefusedAddressError("The URL's host is not a host name.") from None
+        for address in addresses:
+            if not (trusted or is_public(address) or self._is_allowed(address)):
+                raise RefusedAddressError(
+                    f"{host} is refused: {address} is not a public address. If it is yours, allow the host."
+                )
+        return CheckedAddress(scheme=scheme, host=host, port=port, target=parsed.request_uri, addresses=addresses)
+
+    def _is_allowed(self, address: str) -> bool:
+        reached = _reached(address)
+        return any(reached in network for network in self._allowed_networks)
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP address is an ordinary public one.
+
+    Not private, loopback, link-local, shared (CGNAT), multicast, reserved or unspecified; an IPv6 address
+    that stands for an IPv4 one is judged as that.
+    """
+    reached = _reached(address)
+    return reached.is_global and not (
+        reached.is_multicast or reached.is_reserved or getattr(reached, "is_site_local", False)
+    )
+
+
+def _reached(address: str) -> IPv4Address | IPv6Address:
+    parsed = ipaddress.ip_address(address)
+    if isinstance(parsed, IPv4Address):
+        return parsed
+    if parsed in NAT64:
+        return IPv4Address(int(parsed) & 0xFFFFFFFF)
+    tunnelled = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo and parsed.teredo[1])
+    return tunnelled or parsed
+
+
+def _parsed(url: str) -> Url:
+    if any(character.isspace() or not character.isprintable() or character == "\\" for character in url):
+        raise RefusedAddressError("The URL has a character in it that no URL has.")
+    try:
+        parsed = parse_url(url)
+    except LocationParseError:
+        raise RefusedAddressError("The URL cannot be understood.") from None
+    if parsed.scheme not in DEFAULT_PORTS or not parsed.host:
+        raise RefusedAddressError("The URL is not an http or https URL with a host.")
+    if parsed.auth is not None:
+        raise RefusedAddressError(f"{parsed.host} is refused: the URL has user information in it.")
+    return parsed
+
+
+def _origin(parsed: Url) -> tuple[str, str, int]:
+    scheme = parsed.scheme or ""
+    host = (parsed.host or "").strip("[]").rstrip(".").lower()
+    return scheme, host, parsed.port or DEFAULT_PORTS[scheme]

@@ -1,0 +1,34 @@
+"""What can go wrong with one video. None of it stops another one."""
+
+from __future__ import annotations
+
+from akool_dagster.errors import AkoolDagsterError
+
+
+class VideoError(AkoolDagsterError):
+    """Base: one video was not stored. The message is one sentence without secrets."""
+
+    retryable = True
+    """Whether trying again soon can help; if not, only time or another configuration can."""
+
+
+class RefusedAddressError(VideoError):
+    """A URL that is never connected to. The message has the host and the reason, not the rest of the URL."""
+
+    retryable = False
+
+
+class DownloadError(VideoError):
+    """The bytes did not arrive whole."""
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class ExpiredUrlError(DownloadError):
+    """The CDN answered 403, 404 or 410: the URL is over, or not there yet. Akool may know a new one."""
+
+
+class UnplayableVideoError(VideoError):
+    """The file is not a whole video: not a video at all, cut short, or damaged."""

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from akool_dagster.storage import OsFiles, StorageError, StorageRoot
+from tests.clock import FakeClock
+
+RELATIVE = "akool/results/2025-10-09.parquet"
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> StorageRoot:
+    urls = {"local": str(tmp_path / "root"), "file": f"file://{tmp_path}/root", "memory": f"memory:/{tmp_path}"}
+    return StorageRoot(urls[request.param])
+
+
+@pytest.fixture(autouse=True)
+def system_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "system-temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+def put(root: StorageRoot, content: bytes, relative: str = RELATIVE) -> None:
+    with root.temporary(relative) as path:
+        path.write_bytes(content)
+        root.publish(path, relative)
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_published_file_reads_back(root: StorageRoot) -> None:
+    put(root, b"content")
+    assert root.exists(RELATIVE)
+    assert root.size(RELATIVE) == 7
+    assert root.read_bytes(RELATIVE) == b"content"
+    with root.open_read(RELATIVE) as file:
+        assert file.read(3) == b"con"
+
+
+def test_publishing_again_replaces_the_file(root: StorageRoot) -> None:
+    put(root, b"old and longer")
+    put(root, b"new")
+    assert root.read_bytes(RELATIVE) == b"new"
+
+
+def test_a_file_that_is_not_there_is_not_there(root: StorageRoot) -> None:
+    assert not root.exists(RELATIVE)
+    for read in (root.size, root.read_bytes, root.open_read):
+        with pytest.raises(StorageError, match=r"2025-10-09\.parquet"):
+            read(RELATIVE)
+
+
+def test_nothing_is_visible_before_publishing_or_after_giving_up(root: StorageRoot) -> None:
+    with pytest.raises(RuntimeError), root.temporary(RELATIVE) as path:
+        path.write_bytes(b"half")
+        assert not root.exists(RELATIVE)
+        raise RuntimeError
+    assert not path.exists()
+    assert not root.exists(RELATIVE)
+
+
+def test_a_local_temporary_file_is_hidden_in_the_destination_folder_under_a_new_name(tmp_path: Path) -> None:
+    root = StorageRoot(str(tmp_path))
+    with root.temporary(RELATIVE) as first, root.temporary(RELATIVE) as second:
+        assert first.parent == second.parent == tmp_path / "akool/results"
+        assert first.name.startswith(".2025-10-09.parquet.")
+        assert first != second
+
+
+def test_a_file_from_another_folder_is_not_moved_in(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"content")
+    with pytest.raises(StorageError, match="temporary"):
+        StorageRoot(str(tmp_path / "root")).publish(elsewhere, RELATIVE)
+    assert elsewhere.exists()
+
+
+class RecordingFiles(OsFiles):
+    """Notes what reaches the disk in which order, and fails where told to."""
+
+    def __init__(self, fail_at: str = "", error: int = errno.ENOSPC) -> None:
+        self.calls: list[str] = []
+        self._fail_at = fail_at
+        self._error = error
+
+    def _note(self, call: str, path: Path) -> None:
+        name = "temporary" if path.name.endswith(".partial") else path.name
+        self.calls.append(f"{call} {name}")
+        if self.calls[-1] == self._fail_at:
+            raise OSError(self._error, os.strerror(self._error))
+
+    def open(self, path: Path, mode: str) -> BinaryIO:
+        self._note("open", path)
+        return super().open(path, mode)
+
+    def fsync(self, path: Path) -> None:
+        self._note("fsync", path)
+        super().fsync(path)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._note("replace", target)
+        super().replace(source, target)
+
+
+def test_the_content_is_durable_before_the_name_and_the_name_before_the_return(tmp_path: Path) -> None:
+    files = RecordingFiles()
+    put(StorageRoot(str(tmp_path), files=files), b"content")
+    assert files.calls == [
+        f"fsync {tmp_path.name}",
+        "fsync akool",
+        "fsync temporary",
+        "replace 2025-10-09.parquet",
+        "fsync results",
+    ]
+
+
+@pytest.mark.parametrize("step", ["fsync temporary", "replace 2025-10-09.parquet"])
+def test_a_full_disk_leaves_the_old_file_and_no_half_one(step: str, tmp_path: Path) -> None:
+    put(StorageRoot(str(tmp_path)), b"old")
+    before = files_below(tmp_path)
+    with pytest.raises(StorageError, match=r"2025-10-09\.parquet: No space left on device"):
+        put(StorageRoot(str(tmp_path), files=RecordingFiles(step)), b"new")
+    assert files_below(tmp_path) == before
+    assert StorageRoot(str(tmp_path)).read_bytes(RELATIVE) == b"old"
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path: Path) -> None:
+    root = StorageRoot(str(tmp_path), files=RecordingFiles("fsync results", errno.EINVAL))
+    put(root, b"content")
+    assert root.read_bytes(RELATIVE) == b"content"
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_error_while_writing_names_the_folder_and_the_cause(error: int, root: StorageRoot) -> None:
+    with pytest.raises(StorageError, match=os.strerror(error)), root.temporary(RELATIVE) as path:
+        path.write_bytes(b"half")
+        raise OSError(error, os.strerror(error))
+    assert not path.exists()
+
+
+def test_an_error_of_the_network_while_writing_stays_what_it_is(root: StorageRoot) -> None:
+    with pytest.raises(ConnectionResetError), root.temporary(RELATIVE):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+
+def test_a_root_that_is_a_file_is_an_error_with_path_and_cause(tmp_path: Path) -> None:
+    (tmp_path / "root").write_bytes(b"")
+    root = StorageRoot(str(tmp_path / "root"))
+    with pytest.raises(StorageError, match=f"{tmp_path}/root/akool"):
+        put(root, b"content")
+    assert not root.exists(RELATIVE)
+
+
+def test_an_unreadable_file_is_an_error_with_path_and_cause(tmp_path: Path) -> None:
+    put(StorageRoot(str(tmp_path)), b"content")
+    root = StorageRoot(str(tmp_path), files=RecordingFiles("open 2025-10-09.parquet", errno.EACCES))
+    with pytest.raises(StorageError, match=r"2025-10-09\.parquet: Permission denied"):
+        root.read_bytes(RELATIVE)
+
+
+def test_only_what_nobody_writes_any_more_is_cleaned_up(tmp_path: Path) -> None:
+    root = StorageRoot(str(tmp_path / "root"))
+    clock = FakeClock()
+    put(root, b"content", "day/a.mp4")
+    folder = tmp_path / "root/day"
+    names = {".a.mp4.1.partial": 901, ".a.mp4.2.partial": 899, ".hidden": 10_000, "b.partial": 10_000}
+    for name, age in names.items():
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (0, clock.now_ms() / 1000 - age))
+    assert root.remove_stale_temporaries("day", 900, clock) == 1
+    assert files_below(folder) == [".a.mp4.2.partial", ".hidden", "a.mp4", "b.partial"]
+
+
+def test_a_folder_that_is_not_there_needs_no_cleaning(root: StorageRoot) -> None:
+    assert root.remove_stale_temporaries("nowhere", 0, FakeClock()) == 0
+
+
+def test_a_remote_root_s_leftovers_are_in_the_system_s_temporary_folder(system_temporary_folder: Path) -> None:
+    root = StorageRoot("memory://leftovers")
+    clock = FakeClock()
+    with root.temporary(RELATIVE) as path:
+        path.write_bytes(b"half")
+        assert path.parent == system_temporary_folder
+        os.utime(path, (0, clock.now_ms() / 1000 - 901))
+        assert root.remove_stale_temporaries("day", 900, clock) == 1
+
+
+class BrokenFileSystem(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A remote whose upload breaks half way, as a generic fsspec driver's does: in place."""
+
+    protocol = ("broken",)
+    store: dict[str, Any] = {}
+    pseudo_dirs: list[str] = [""]
+    broken = True
+    seen_while_uploading: list[bool] = []
+
+    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
+        content = Path(lpath).read_bytes()
+        self.pipe_file(rpath, content[: len(content) // 2])
+        self.seen_while_uploading.append(f"broken://x/{RELATIVE}" in self.store)
+        if self.broken:
+            raise OSError("upload of https://user:hunter2@store.example/x?sig=hunter2 broke")
+        self.pipe_file(rpath, content)
+
+    def info(self, path: str, **options: Any) -> Any:
+        if "outage" in path:
+            raise OSError("the store does not answer")
+        return super().info(path, **options)
+
+
+@pytest.fixture
+def broken_remote() -> Iterator[StorageRoot]:
+    fsspec.register_implementation("broken", BrokenFileSystem, clobber=True)
+    BrokenFileSystem.broken = True
+    BrokenFileSystem.seen_while_uploading.clear()
+    BrokenFileSystem.store.clear()
+    yield StorageRoot("broken://x")
+    BrokenFileSystem.clear_instance_cache()
+
+
+def test_a_broken_upload_shows_nothing_and_leaves_nothing(broken_remote: StorageRoot) -> None:
+    with pytest.raises(StorageError) as caught:
+        put(broken_remote, b"content")
+    assert "broken://x/akool/results" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert BrokenFileSystem.store == {}
+
+
+def test_a_running_upload_shows_nothing(broken_remote: StorageRoot) -> None:
+    BrokenFileSystem.broken = False
+    put(broken_remote, b"content")
+    assert BrokenFileSystem.seen_while_uploading == [False]
+    assert broken_remote.read_bytes(RELATIVE) == b"content"
+    assert list(BrokenFileSystem.store) == [f"broken://x/{RELATIVE}"]
+
+
+def test_an_outage_is_not_a_missing_file(broken_remote: StorageRoot) -> None:
+    with pytest.raises(StorageError, match="does not answer"):
+        broken_remote.exists("outage/a.mp4")

@@ -1,0 +1,453 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.errors import AkoolDagsterError
+from akool_dagster.storage import OsFiles, StorageError, StorageRoot
+from akool_dagster.videos.addresses import AddressPolicy
+from akool_dagster.videos.fetch import (
+    FailedVideo,
+    FetchSummary,
+    Outcome,
+    Progress,
+    StoredVideo,
+    VideoRequest,
+    fetch_videos,
+)
+from tests.clock import FakeClock
+from tests.mp4 import render_video
+from tests.video_server import Answer, VideoServer
+
+DAY_MS = 86_400_000
+PARTITION_MS = 1_760_000_000_000
+FOLDER = "akool/videos/2025-10-09"
+NEVER = 1e9
+
+
+@pytest.fixture
+def server() -> Iterator[VideoServer]:
+    with VideoServer() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def system_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "system-temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> StorageRoot:
+    return StorageRoot(str(tmp_path / "root"))
+
+
+def files_below(root: StorageRoot) -> list[str]:
+    folder = Path(root.uri())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def requested(job_id: str, url: str, **options: Any) -> VideoRequest:
+    options = {"expires_at_ms": PARTITION_MS + 7 * DAY_MS, "partition_at_ms": PARTITION_MS, **options}
+    return VideoRequest(job_id=job_id, source_url=url, **options)
+
+
+class Fetch:
+    """Runs `fetch_videos` against a server and keeps what it said."""
+
+    def __init__(self, server: VideoServer, root: StorageRoot) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        self.refreshed: list[str] = []
+        self.options: dict[str, Any] = {
+            "root": root,
+            "folder": "akool/videos",
+            "policy": AddressPolicy(server.base_url),
+            "clock": SystemClock(),
+            "time_budget": Deadline(FakeClock(), NEVER),
+            "refresh_url": self.refresh,
+            "on_outcome": self.hear,
+        }
+
+    def refresh(self, job_id: str) -> str | None:
+        self.refreshed.append(job_id)
+        return None
+
+    def hear(self, outcome: Outcome) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        assert outcome.job_id not in self.outcomes
+        self.outcomes[outcome.job_id] = outcome
+
+    def __call__(self, *requests: VideoRequest, **options: Any) -> FetchSummary:
+        return fetch_videos(requests, **{**self.options, **options})
+
+    def failed(self, job_id: str) -> FailedVideo:
+        outcome = self.outcomes[job_id]
+        assert isinstance(outcome, FailedVideo)
+        return outcome
+
+    def stored(self, job_id: str) -> StoredVideo:
+        outcome = self.outcomes[job_id]
+        assert isinstance(outcome, StoredVideo)
+        return outcome
+
+
+@pytest.fixture
+def fetch(server: VideoServer, root: StorageRoot) -> Fetch:
+    return Fetch(server, root)
+
+
+@pytest.mark.parametrize("kind", ["local", "memory"])
+def test_each_stored_file_has_the_served_bytes(kind: str, server: VideoServer, tmp_path: Path) -> None:
+    root = StorageRoot(str(tmp_path / "root") if kind == "local" else f"memory:/{tmp_path}")
+    fetch = Fetch(server, root)
+    served = {f"job{seed}": render_video(seed % 3, audio=seed % 2 == 0) for seed in range(20)}
+    summary = fetch(*(requested(job, server.serve(f"/{job}.mp4", body)) for job, body in served.items()))
+    assert summary == FetchSummary(
+        stored=20, failed=0, bytes=sum(len(body) for body in served.values()), out_of_time=False
+    )
+    for job, body in served.items():
+        stored = fetch.stored(job)
+        assert stored.path == f"{FOLDER}/{job}.mp4"
+        assert root.read_bytes(stored.path) == body
+        assert (stored.bytes, stored.sha256) == (len(body), hashlib.sha256(body).hexdigest())
+        assert (stored.facts.frames, stored.source_url) == (24, server.url(f"/{job}.mp4"))
+    assert server.connections <= 8
+
+
+def bad_answers() -> dict[str, Answer]:
+    video = render_video(1, movflags="+faststart")
+    return {
+        "http403": Answer(status=403, body=b"<Error>AccessDenied</Error>"),
+        "http404": Answer(status=404, body=b"gone"),
+        "http500": Answer(status=500, body=b"sorry"),
+        "html": Answer(body=b"<html>maintenance</html>" * 100, headers={"Content-Type": "text/html"}),
+        "empty": Answer(),
+        "short": Answer(body=video[:-1000], length=len(video)),
+        "cut": Answer(body=video[: len(video) * 6 // 10]),
+        "large": Answer(body=bytes(2_000_001)),
+        "loop": Answer(status=302, headers={"Location": "/loop"}),
+        "inner": Answer(status=302, headers={"Location": "https://169.254.169.254/latest/meta-data"}),
+    }
+
+
+RETRYABLE = {"http403", "http404", "http500", "html", "empty", "short", "cut"}
+
+
+def test_bad_videos_never_stop_the_others_and_leave_nothing(
+    fetch: Fetch, server: VideoServer, root: StorageRoot
+) -> None:
+    answers = bad_answers()
+    server.answers.update({f"/{job}": answer for job, answer in answers.items()})
+    server.serve("/redirected", b"", status=302, headers={"Location": "/good"})
+    body = render_video()
+    server.serve("/good", body)
+    jobs = ["good", *answers, "redirected"]
+    summary = fetch(*(requested(job, server.url(f"/{job}")) for job in jobs), max_bytes=2_000_000)
+    assert (summary.stored, summary.failed) == (2, len(answers))
+    assert {job for job in answers if fetch.failed(job).retryable} == RETRYABLE
+    assert {job for job in answers if fetch.failed(job).expired_url} == {"http403", "http404"}
+    assert sorted(fetch.refreshed) == ["http403", "http404"]
+    assert files_below(root) == [f"{FOLDER}/good.mp4", f"{FOLDER}/redirected.mp4"]
+    assert root.read_bytes(f"{FOLDER}/redirected.mp4") == body
+
+
+@pytest.mark.parametrize("job", sorted(RETRYABLE | {"large", "loop", "inner"}))
+def test_a_failed_download_leaves_the_file_that_is_there(
+    job: str, fetch: Fetch, server: VideoServer, root: StorageRoot
+) -> None:
+    old = render_video()
+    fetch(requested("job", server.serve("/good", old)))
+    server.answers[f"/{job}"] = bad_answers()[job]
+    fetch.outcomes.clear()
+    fetch(requested("job", server.url(f"/{job}")), max_bytes=2_000_000)
+    assert fetch.failed("job").error.endswith(".")
+    assert files_below(root) == [f"{FOLDER}/job.mp4"]
+    assert root.read_bytes(f"{FOLDER}/job.mp4") == old
+
+
+def test_a_file_that_is_there_is_replaced(fetch: Fetch, server: VideoServer, root: StorageRoot) -> None:
+    with root.temporary(f"{FOLDER}/job.mp4") as path:
+        path.write_bytes(b"of a run that was killed before it told the ledger")
+        root.publish(path, f"{FOLDER}/job.mp4")
+    fetch(requested("job", server.serve("/good", render_video())))
+    assert root.read_bytes(f"{FOLDER}/job.mp4") == render_video()
+
+
+def test_an_expired_url_is_asked_for_again_once_and_the_new_one_is_used(fetch: Fetch, server: VideoServer) -> None:
+    server.serve("/old", b"", status=403)
+    new = server.serve("/new", render_video())
+    asked = []
+
+    def refresh(job_id: str) -> str:
+        asked.append(job_id)
+        return new
+
+    fetch(requested("job", server.url("/old")), refresh_url=refresh)
+    assert fetch.stored("job").source_url == new
+    assert (asked, server.count("/old"), server.count("/new")) == (["job"], 1, 1)
+
+
+def test_the_same_url_again_gets_one_more_try(fetch: Fetch, server: VideoServer) -> None:
+    url = server.url("/a")
+    server.answers["/a"] = lambda number: (
+        Answer(body=render_video()) if number > 1 else Answer(status=404, body=b"not yet")
+    )
+    fetch(requested("job", url), refresh_url=lambda _: url)
+    assert fetch.stored("job").source_url == url
+
+
+def test_a_url_that_stays_expired_is_tried_twice_and_no_more(fetch: Fetch, server: VideoServer) -> None:
+    url = server.serve("/a", b"", status=410)
+    fetch(requested("job", url), refresh_url=lambda _: url)
+    failed = fetch.failed("job")
+    assert (failed.expired_url, failed.retryable, server.count("/a")) == (True, True, 2)
+
+
+def test_a_refresh_that_fails_is_that_video_s_failure(fetch: Fetch, server: VideoServer) -> None:
+    def refresh(job_id: str) -> str:
+        raise AkoolDagsterError("Akool is busy.") if job_id == "busy" else RuntimeError("hunter2")
+
+    server.serve("/a", b"", status=403)
+    requests = [requested("busy", server.url("/a")), requested("bug", server.url("/a"))]
+    fetch(*requests, requested("good", server.serve("/good", render_video())), refresh_url=refresh)
+    assert "Akool is busy." in fetch.failed("busy").error
+    assert fetch.failed("busy").expired_url
+    assert "RuntimeError" in fetch.failed("bug").error
+    assert "hunter2" not in fetch.failed("bug").error
+    assert fetch.stored("good")
+
+
+def test_refreshes_come_one_at_a_time(fetch: Fetch, server: VideoServer) -> None:
+    together = threading.Barrier(2)
+    met = []
+
+    def refresh(job_id: str) -> None:
+        try:
+            together.wait(0.05)
+            met.append(job_id)
+        except threading.BrokenBarrierError:
+            together.reset()
+
+    server.serve("/a", b"", status=403)
+    fetch(*(requested(f"job{number}", server.url("/a")) for number in range(3)), refresh_url=refresh)
+    assert met == []
+    assert len(fetch.outcomes) == 3
+
+
+def test_the_earliest_expiring_is_fetched_first(fetch: Fetch, server: VideoServer) -> None:
+    hours = [5, 1, 4, 2, 3]
+    for hour in hours:
+        server.serve(f"/{hour}", render_video())
+    fetch(*(requested(f"job{hour}", server.url(f"/{hour}"), expires_at_ms=hour) for hour in hours), threads=1)
+    assert [path for path, _ in server.requests] == ["/1", "/2", "/3", "/4", "/5"]
+
+
+def test_requests_are_taken_only_as_threads_come_free(fetch: Fetch, server: VideoServer) -> None:
+    url = server.serve("/a", render_video())
+    taken = 0
+    furthest_ahead = 0
+
+    def endless() -> Iterator[VideoRequest]:
+        nonlocal taken, furthest_ahead
+        for number in range(50):
+            taken += 1
+            furthest_ahead = max(furthest_ahead, taken - len(fetch.outcomes))
+            yield requested(f"job{number}", url)
+
+    summary = fetch_videos(endless(), **{**fetch.options, "threads": 3})
+    assert summary.stored == 50
+    assert furthest_ahead <= 4
+
+
+def test_nothing_is_started_when_the_time_is_over(fetch: Fetch, server: VideoServer) -> None:
+    url = server.serve("/a", render_video())
+    summary = fetch(requested("job", url), time_budget=Deadline(FakeClock(), 0.0))
+    assert summary == FetchSummary(stored=0, failed=0, bytes=0, out_of_time=True)
+    assert server.requests == []
+
+
+def test_what_runs_when_the_time_is_over_is_finished(fetch: Fetch, server: VideoServer) -> None:
+    clock = FakeClock()
+    url = server.serve("/a", render_video())
+
+    def last_of_the_time(outcome: Outcome) -> None:
+        clock.advance(301)
+        fetch.hear(outcome)
+
+    requests = [requested(f"job{number}", url) for number in range(10)]
+    summary = fetch(*requests, threads=2, time_budget=Deadline(clock, 300.0), on_outcome=last_of_the_time)
+    assert summary.out_of_time
+    assert summary.stored == len(fetch.outcomes) == 2
+
+
+class HeldClock(FakeClock):
+    """Time flies as long as the server holds an answer back, and is the machine's after that."""
+
+    def __init__(self, server: VideoServer, hold: threading.Event) -> None:
+        super().__init__()
+        self._server = server
+        self._hold = hold
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        if self._server.sending.is_set() and not self._hold.is_set():
+            return super().wait(event, seconds)
+        return event.wait(seconds)
+
+
+def test_a_video_that_takes_too_long_is_interrupted_and_the_next_one_is_fetched(
+    fetch: Fetch, server: VideoServer, root: StorageRoot
+) -> None:
+    hold = threading.Event()
+    server.answers["/slow"] = Answer(body=render_video(), hold=hold)
+    server.serve("/good", render_video())
+
+    def release(outcome: Outcome) -> None:
+        hold.set()
+        fetch.hear(outcome)
+
+    fetch(
+        requested("slow", server.url("/slow"), expires_at_ms=1),
+        requested("good", server.url("/good"), expires_at_ms=2),
+        threads=1,
+        clock=HeldClock(server, hold),
+        seconds_per_file=60.0,
+        on_outcome=release,
+    )
+    assert not server.gave_up
+    assert fetch.failed("slow").retryable
+    assert fetch.stored("good")
+    assert files_below(root) == [f"{FOLDER}/good.mp4"]
+
+
+def test_progress_is_told_at_its_pace_with_what_is_left(fetch: Fetch, server: VideoServer) -> None:
+    hold = threading.Event()
+    clock = HeldClock(server, hold)
+    body = render_video()
+    server.serve("/good", body)
+    server.answers["/slow"] = Answer(body=body, hold=hold)
+    told: list[tuple[float, Progress]] = []
+
+    def show(progress: Progress) -> None:
+        told.append((clock.monotonic(), progress))
+        if len(told) == 3:
+            hold.set()
+
+    fetch(
+        requested("good", server.url("/good"), expires_at_ms=1),
+        requested("slow", server.url("/slow"), expires_at_ms=2),
+        threads=1,
+        clock=clock,
+        progress=show,
+        progress_every=5.0,
+        seconds_per_file=NEVER,
+    )
+    assert [moment for moment, _ in told] == [5.0, 10.0, 15.0]
+    for moment, progress in told:
+        assert (progress.done, progress.total) == (1, 2)
+        assert progress.bytes >= len(body)
+        assert progress.rate_bytes_per_s * moment == pytest.approx(progress.bytes)
+        assert progress.remaining_seconds == moment
+
+
+def test_a_full_disk_ends_the_fetch_with_path_and_cause_and_no_half_file(server: VideoServer, tmp_path: Path) -> None:
+    class FullFile(io.FileIO):
+        def write(self, data: Any) -> int:
+            super().write(data[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    class FullDisk(OsFiles):
+        def open(self, path: Path, mode: str) -> BinaryIO:
+            return FullFile(path, mode)
+
+    root = StorageRoot(str(tmp_path / "root"), files=FullDisk())
+    fetch = Fetch(server, root)
+    url = server.serve("/a", render_video())
+    with pytest.raises(StorageError, match=f"{root.uri()}/{FOLDER}: No space left on device"):
+        fetch(*(requested(f"job{number}", url) for number in range(20)))
+    assert fetch.outcomes == {}
+    assert files_below(root) == []
+
+
+class Interrupted(BaseException):
+    """Stands for Ctrl-C or a terminated run."""
+
+
+class InterruptedClock(SystemClock):
+    def __init__(self, ready: threading.Event) -> None:
+        self._ready = ready
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        if self._ready.is_set():
+            raise Interrupted
+        return super().wait(event, 0.01)
+
+
+def interrupt_by_clock(fetch: Fetch, server: VideoServer) -> dict[str, Any]:
+    return {"clock": InterruptedClock(server.sending)}
+
+
+def interrupt_by_ledger(fetch: Fetch, server: VideoServer) -> dict[str, Any]:
+    def fail(outcome: Outcome) -> None:
+        server.sending.wait(30)
+        raise Interrupted
+
+    return {"on_outcome": fail}
+
+
+@pytest.mark.parametrize("interruption", [interrupt_by_clock, interrupt_by_ledger])
+def test_an_interruption_ends_running_downloads_at_once_and_leaves_no_temporary_file(
+    interruption: Callable[[Fetch, VideoServer], dict[str, Any]],
+    fetch: Fetch,
+    server: VideoServer,
+    root: StorageRoot,
+) -> None:
+    hold = threading.Event()
+    server.answers["/slow"] = Answer(body=render_video(), hold=hold)
+    server.serve("/good", render_video())
+    requests = [requested("good", server.url("/good"), expires_at_ms=1)]
+    requests += [requested(f"slow{number}", server.url("/slow")) for number in range(20)]
+    try:
+        with pytest.raises(Interrupted):
+            fetch(*requests, threads=4, **interruption(fetch, server))
+        assert not any(thread.name.startswith("akool-video") for thread in threading.enumerate())
+        assert not server.gave_up
+    finally:
+        hold.set()
+    assert set(files_below(root)) <= {f"{FOLDER}/good.mp4"}
+
+
+def test_what_a_killed_run_left_behind_is_removed(fetch: Fetch, server: VideoServer, root: StorageRoot) -> None:
+    folder = Path(root.uri(FOLDER))
+    folder.mkdir(parents=True)
+    leftover = folder / ".other.mp4.0.partial"
+    leftover.write_bytes(b"half")
+    os.utime(leftover, (0, 0))
+    fetch(requested("job", server.serve("/a", render_video())))
+    assert files_below(root) == [f"{FOLDER}/job.mp4"]
+
+
+def test_a_video_lies_in_the_folder_of_its_partition_s_utc_day(fetch: Fetch, server: VideoServer) -> None:
+    url = server.serve("/a", render_video())
+    fetch(
+        requested("last", url, partition_at_ms=20_000 * DAY_MS - 1),
+        requested("first", url, partition_at_ms=20_000 * DAY_MS),
+    )
+    assert fetch.stored("last").path == "akool/videos/2024-10-03/last.mp4"
+    assert fetch.stored("first").path == "akool/videos/2024-10-04/first.mp4"
+
+
+def test_no_requests_are_a_quick_fetch(fetch: Fetch) -> None:
+    assert fetch() == FetchSummary(stored=0, failed=0, bytes=0, out_of_time=False)

@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from akool_dagster.api import AkoolClient, ApiKey
+from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.emulator import AkoolEmulator, EmulatedJob
+from akool_dagster.ledger import Answered, Job, JobLedger, JobState, LeaseLostError, TrackRequest, VideoState
+from akool_dagster.polling import look_again_ms, run_poll_pass
+from akool_dagster.storage import OsFiles, StorageError, StorageRoot
+from akool_dagster.tables import VIDEOS, build_table
+from akool_dagster.videos.addresses import AddressPolicy
+from akool_dagster.videos.fetch import Progress
+from akool_dagster.videos.landing import VideoLanding, VideoLandingReport, progress_line
+from tests.clock import FakeClock
+from tests.scripted_api import FIRST_SECOND, job_id
+
+ACCOUNT = "akool"
+DAY = 86_400
+ALL_TIME = 2**62
+IDS = [job_id(number) for number in range(4)]
+JOBS = [
+    EmulatedJob(job_id=identifier, queue_polls=0, video_duration=0.5 + number / 10, has_audio=number == 1)
+    for number, identifier in enumerate(IDS)
+]
+
+
+class WallClock(SystemClock):
+    """The wall time of a `FakeClock`; threads really wait, and wake each other, as they do in a run."""
+
+    def __init__(self, wall: FakeClock) -> None:
+        self._wall = wall
+
+    def now_ms(self) -> int:
+        return self._wall.now_ms()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[AkoolEmulator]:
+    # The same jobs and bytes for every test: rendering them is most of the time.
+    with AkoolEmulator(jobs=JOBS, clock=FakeClock()) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(running: AkoolEmulator) -> AkoolEmulator:
+    running.faults.clear()
+    running.journal.clear()
+    return running
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[JobLedger]:
+    with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
+        yield ledger
+
+
+class Landing:
+    """Lands what is due of a ledger, and keeps what was said and which clients were made."""
+
+    def __init__(self, ledger: JobLedger, emulator: AkoolEmulator, clock: FakeClock, root: StorageRoot) -> None:
+        self.ledger = ledger
+        self.emulator = emulator
+        self.clock = clock
+        self.root = root
+        self.log: list[str] = []
+        self.clients: list[AkoolClient] = []
+        self.before_effect: Callable[[], None] = lambda: None
+
+    def new_client(self) -> AkoolClient:
+        client = AkoolClient(ApiKey("emulator-key"), base_url=self.emulator.base_url, clock=self.clock)
+        self.clients.append(client)
+        return client
+
+    def poll(self, ids: Sequence[str] = IDS) -> None:
+        """Let the jobs be tracked and completed."""
+        self.ledger.track(ACCOUNT, [TrackRequest(job_id=identifier) for identifier in ids])
+        with self.new_client() as client:
+            run_poll_pass(self.ledger, client, ACCOUNT, clock=self.clock, deadline=Deadline(self.clock, 45))
+        self.clients.clear()
+        self.emulator.journal.clear()
+
+    def complete(self, identifier: str, url: str) -> None:
+        """Record a job as completed with a video at a URL of the test's choice."""
+        self.ledger.track(ACCOUNT, [TrackRequest(job_id=identifier)])
+        payload = json.dumps({"_id": identifier, "status": 3, "video_url": url})
+        expires_at = self.clock.now_ms() + 7 * DAY * 1000
+        told = Answered(job_id=identifier, status=3, payload=payload, has_video_url=True, video_expires_at=expires_at)
+        self.ledger.record(ACCOUNT, [told], look_again_ms)
+
+    def __call__(self, start: int | None = None, end: int = ALL_TIME, **options: Any) -> VideoLandingReport:
+        landing = VideoLanding(
+            self.ledger,
+            ACCOUNT,
+            new_client=self.new_client,
+            root=self.root,
+            policy=AddressPolicy(self.emulator.base_url),
+            clock=WallClock(self.clock),
+            log=self.log.append,
+            before_effect=lambda: self.before_effect(),
+        )
+        limits: dict[str, Any] = {"threads": 4, "run_seconds": 60.0, "seconds_per_file": 60.0, "max_bytes": 10_000_000}
+        return landing.land(start, end, **{**limits, **options})
+
+    @property
+    def jobs(self) -> dict[str, Job]:
+        return {job.job_id: job for job in self.ledger.iter_jobs(ACCOUNT)}
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        folder = Path(self.root.uri())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def land(ledger: JobLedger, emulator: AkoolEmulator, clock: FakeClock, tmp_path: Path) -> Iterator[Landing]:
+    landing = Landing(ledger, emulator, clock, StorageRoot(str(tmp_path / "root")))
+    yield landing
+    assert not any(thread.name.startswith("akool-video") for thread in threading.enumerate())
+
+
+def path_of(identifier: str) -> str:
+    return f"akool/videos/2025-10-09/{identifier}.mp4"
+
+
+# What goes well
+
+
+def test_due_videos_are_stored_byte_for_byte_and_recorded(land: Landing, emulator: AkoolEmulator) -> None:
+    land.poll()
+    report = land()
+
+    served = {path_of(identifier): emulator.video_bytes(identifier) for identifier in IDS}
+    assert land.files == served
+    assert report == VideoLandingReport(stored=4, bytes=sum(map(len, served.values())))
+    for identifier, job in land.jobs.items():
+        assert (job.video_state, job.video_attempts, job.video_error) == (VideoState.STORED, 1, None)
+        record = json.loads(job.video_record or "")
+        content = served[path_of(identifier)]
+        assert record["path"] == path_of(identifier)
+        assert (record["bytes"], record["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+        assert record["downloaded_at"] == land.clock.now_ms()
+        emulated = emulator.jobs[identifier]
+        assert (record["width"], record["height"]) == emulated.picture_size
+        assert record["probed_duration"] == pytest.approx(emulated.video_duration, abs=0.1)
+        assert (record["audio_codec"] is not None) == emulated.has_audio
+
+
+def test_the_manifest_shows_every_fact_that_was_recorded(land: Landing) -> None:
+    land.poll()
+    land()
+    table = build_table(VIDEOS, sorted(land.jobs.values(), key=lambda job: job.job_id), 0)
+    columns = {name for name in table.schema.names if table.column(name).null_count == table.num_rows}
+    assert columns == {"error"}
+    record = json.loads(land.jobs[IDS[1]].video_record or "")
+    (row,) = table.slice(1, 1).drop_columns(["downloaded_at"]).to_pylist()
+    assert {name: row[name] for name in record if name != "downloaded_at"} == {
+        name: value for name, value in record.items() if name != "downloaded_at"
+    }
+
+
+def test_nothing_due_means_nothing_done(land: Landing) -> None:
+    assert land() == VideoLandingReport()
+    land.poll()
+    land()
+    land.emulator.journal.clear()
+    assert land() == VideoLandingReport()
+    assert land.emulator.journal.requests == ()
+
+
+def test_only_videos_of_the_asked_stretch_of_time_are_taken(land: Landing) -> None:
+    land.poll()
+    moment = FIRST_SECOND * 1000
+    assert land(moment + 1).stored == 0
+    assert land(moment - 5, moment).stored == 0
+    assert land(None, moment).stored == 0
+    assert land(moment, moment + 1).stored == 4
+
+
+def test_a_good_download_needs_no_api_and_sends_no_key(land: Landing) -> None:
+    land.poll()
+    assert land().api_calls == 0
+    assert land.clients == []
+    requests = land.emulator.journal.requests
+    assert {request.endpoint for request in requests} == {"cdn"}
+    assert {request.auth_headers for request in requests} == {()}
+
+
+# An address that is over
+
+
+def test_an_expired_address_is_asked_for_again_once(land: Landing) -> None:
+    land.poll()
+    land.emulator.faults.add("expired_url", job_id=IDS[2], times=1)
+    report = land()
+    assert (report.stored, report.failed, report.api_calls) == (4, 0, 1)
+    asked = land.emulator.journal.calls("resultsByIds")
+    assert [request.job_ids for request in asked] == [(IDS[2],)]
+    assert land.jobs[IDS[2]].video_attempts == 1
+
+
+def test_a_new_address_is_used_and_kept(land: Landing) -> None:
+    land.complete(IDS[0], f"{land.emulator.base_url}/cdn/an-old-address.mp4")
+    before = land.jobs[IDS[0]]
+    assert land().stored == 1
+    after = land.jobs[IDS[0]]
+    new_address = json.loads(after.payload or "")["video_url"]
+    assert new_address.startswith(f"{land.emulator.base_url}/cdn/1")
+    assert land.files == {path_of(IDS[0]): land.emulator.video_bytes(IDS[0])}
+    assert after.revision > before.revision
+    assert after.head == before.head  # the payload alone asks for no landing
+
+
+def test_one_client_asks_for_all_addresses_and_is_closed(land: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[AkoolClient] = []
+    close = AkoolClient.close
+
+    def closing(client: AkoolClient) -> None:
+        closed.append(client)
+        close(client)
+
+    monkeypatch.setattr(AkoolClient, "close", closing)
+    land.poll()
+    closed.clear()
+    land.emulator.faults.add("expired_url")
+    assert land().api_calls == 4
+    assert len(land.clients) == 1
+    assert closed == land.clients
+
+
+def test_akool_being_unreachable_fails_the_video_and_nothing_else(land: Landing) -> None:
+    land.poll()
+    land.emulator.faults.add("expired_url", job_id=IDS[0])
+    land.emulator.faults.add("502", endpoint="resultsByIds")
+    report = land()
+    assert (report.stored, report.failed) == (3, 1)
+    assert "Asking Akool for a new URL failed" in (land.jobs[IDS[0]].video_error or "")
+
+
+# Failures
+
+
+def test_a_failed_download_is_tried_again_with_growing_waits(land: Landing) -> None:
+    land.poll(IDS[:1])
+    land.emulator.faults.add("expired_url")
+    waits = []
+    for attempt in range(1, 10):
+        report = land()
+        assert (report.stored, report.failed, report.lost) == (0, 1, 0)
+        job = land.jobs[IDS[0]]
+        assert (job.video_state, job.video_attempts) == (VideoState.PENDING, attempt)
+        assert "403" in (job.video_error or "")
+        wait = ((job.video_next_at or 0) - land.clock.now_ms()) / 1000
+        waits.append(wait)
+        land.clock.advance(wait - 0.001)
+        assert land() == VideoLandingReport()  # not due a moment earlier
+        land.clock.advance(0.001)
+    assert waits == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
+    land.emulator.faults.clear()
+    assert land().stored == 1
+    assert land.jobs[IDS[0]].video_error is None
+
+
+def test_a_video_is_lost_only_when_its_time_is_over_and_it_was_tried(land: Landing) -> None:
+    land.poll(IDS[:1])
+    expires_at = land.jobs[IDS[0]].video_expires_at
+    assert expires_at is not None
+    land.emulator.faults.add("expired_url")
+    land.clock.advance((expires_at - 1 - land.clock.now_ms()) / 1000)
+    assert land().lost == 0
+    land.clock.advance(3600)
+    report = land()
+    assert (report.failed, report.lost) == (1, 1)
+    job = land.jobs[IDS[0]]
+    assert (job.state, job.video_state, job.video_next_at) == (JobState.COMPLETED, VideoState.LOST, None)
+    assert "403" in (job.video_error or "")
+    assert "It is lost." in land.log[-1]
+    assert land() == VideoLandingReport()
+
+
+def test_a_video_past_its_time_that_can_still_be_had_is_stored(land: Landing) -> None:
+    land.poll(IDS[:1])
+    land.clock.advance(30 * DAY)
+    assert land().stored == 1
+
+
+def test_bad_videos_never_stop_the_others(land: Landing) -> None:
+    land.poll()
+    strange = [job_id(number) for number in range(100, 104)]
+    land.complete(strange[0], "https://10.0.0.1/private.mp4")
+    land.complete(strange[1], "http://cdn.example/not-https.mp4")
+    land.complete(strange[2], f"{land.emulator.base_url}/cdn/nobody-knows.mp4")
+    land.complete(strange[3], "nonsense")
+    land.emulator.faults.add("short_body", job_id=IDS[0], times=1)
+
+    report = land()
+
+    assert (report.stored, report.failed, report.lost) == (3, 5, 0)
+    found = land.jobs
+    assert [found[one].video_state for one in IDS] == ["pending", "stored", "stored", "stored"]
+    assert set(land.files) == {path_of(one) for one in IDS[1:]}
+    errors = [found[one].video_error or "" for one in strange]
+    assert all(part in error for part, error in zip(["not a public", "not https", "404", "URL"], errors, strict=True))
+    waits = [((found[one].video_next_at or 0) - land.clock.now_ms()) / 1000 for one in (IDS[0], *strange)]
+    assert waits == [30, 3600, 3600, 30, 3600]  # what only a change of configuration can mend waits an hour
+
+
+def test_videos_that_no_time_was_left_for_stay_due(land: Landing) -> None:
+    land.poll()
+    report = land(run_seconds=0.0)
+    assert report == VideoLandingReport(left=True)
+    assert {job.video_attempts for job in land.jobs.values()} == {0}
+    assert land().stored == 4
+
+
+def test_too_large_a_video_is_not_stored(land: Landing) -> None:
+    land.poll(IDS[:1])
+    assert land(max_bytes=100).failed == 1
+    assert "limit of 100 bytes" in (land.jobs[IDS[0]].video_error or "")
+    assert land.files == {}
+
+
+# What ends the landing
+
+
+def stop_at(call: int) -> Callable[[], None]:
+    calls = iter(range(1, 100))
+
+    def stop() -> None:
+        if next(calls) >= call:
+            raise LeaseLostError("The lease ran out.")
+
+    return stop
+
+
+@pytest.mark.parametrize("recorded", [0, 1, 3])
+def test_a_lost_lease_stops_the_landing_and_records_nothing_more(land: Landing, recorded: int) -> None:
+    land.poll()
+    land.before_effect = stop_at(recorded + 1)
+    with pytest.raises(LeaseLostError):
+        land(threads=1)
+    assert sorted(job.video_attempts for job in land.jobs.values()) == [0] * (4 - recorded) + [1] * recorded
+    land.before_effect = lambda: None
+    assert land().stored == 4 - recorded  # and the next run takes up what is left
+
+
+def test_a_lost_lease_keeps_a_new_address_from_being_recorded(land: Landing) -> None:
+    land.complete(IDS[0], f"{land.emulator.base_url}/cdn/an-old-address.mp4")
+    before = land.jobs
+    land.before_effect = stop_at(1)
+    with pytest.raises(LeaseLostError):
+        land()
+    assert land.jobs == before
+    assert land.files == {}
+
+
+class FullDisk(OsFiles):
+    def open(self, path: Path, mode: str) -> BinaryIO:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_ends_the_landing_and_blames_no_video(land: Landing, tmp_path: Path) -> None:
+    land.poll()
+    before = land.jobs
+    good, land.root = land.root, StorageRoot(str(tmp_path / "root"), files=FullDisk())
+    with pytest.raises(StorageError, match="No space left on device"):
+        land()
+    assert land.jobs == before
+    assert land.files == {}
+    land.root = good
+    assert land().stored == 4
+
+
+# What is said
+
+
+def test_the_log_says_what_is_due_and_what_failed(land: Landing) -> None:
+    land.poll()
+    land.emulator.faults.add("expired_url", job_id=IDS[3])
+    land()
+    assert land.log[0] == "4 videos are due."
+    assert any(f"Video {IDS[3]}, attempt 1: " in line and "403" in line for line in land.log)
+    assert not any("emulator-key" in line for line in land.log)
+
+
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        (
+            Progress(done=3, total=40, bytes=12_340_000, rate_bytes_per_s=2_500_000.0, remaining_seconds=61.7),
+            "3 of 40 videos, 12.3 MB, 2.5 MB/s, about 62 s remaining",
+        ),
+        (
+            Progress(done=0, total=None, bytes=0, rate_bytes_per_s=0.0, remaining_seconds=None),
+            "0 of ? videos, 0.0 MB, 0.0 MB/s",
+        ),
+    ],
+)
+def test_progress_is_one_line(progress: Progress, line: str) -> None:
+    assert progress_line(progress) == line

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from akool_dagster.videos.addresses import AddressPolicy, is_public
+from akool_dagster.videos.errors import RefusedAddressError
+
+PUBLIC = "93.184.216.34"
+API = "https://openapi.akool.com"
+
+INNER_NETWORKS = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+]
+INNER_V6_NETWORKS = ["::1/128", "::/128", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8", "2001:db8::/32"]
+inner_v4 = st.one_of([st.ip_addresses(v=4, network=network) for network in INNER_NETWORKS])
+inner_v6 = st.one_of([st.ip_addresses(v=6, network=network) for network in INNER_V6_NETWORKS])
+
+
+def policy(*addresses: str, api: str = API, hosts: Sequence[str] = (), networks: Sequence[str] = ()) -> AddressPolicy:
+    return AddressPolicy(api, hosts, networks, resolver=lambda host, port: addresses or (PUBLIC,))
+
+
+@given(inner_v4)
+def test_no_inner_address_is_public_however_it_is_written(address: ipaddress.IPv4Address) -> None:
+    number = int(address)
+    assert not is_public(str(address))
+    assert not is_public(f"::ffff:{address}")
+    assert not is_public(str(ipaddress.IPv6Address((0x2002 << 112) | (number << 80))))
+    assert not is_public(str(ipaddress.IPv6Address(int(ipaddress.IPv6Address("64:ff9b::")) | number)))
+
+
+@given(inner_v6)
+def test_no_inner_ipv6_address_is_public(address: ipaddress.IPv6Address) -> None:
+    assert not is_public(str(address))
+
+
+@pytest.mark.parametrize("address", [PUBLIC, "8.8.8.8", "2600:9000:2000::1", "64:ff9b::808:808", "::ffff:8.8.8.8"])
+def test_an_ordinary_address_is_public(address: str) -> None:
+    assert is_public(address)
+
+
+@given(inner_v4 | inner_v6)
+def test_one_inner_address_among_public_ones_refuses_the_host(address: ipaddress.IPv4Address) -> None:
+    with pytest.raises(RefusedAddressError, match="not a public address"):
+        policy(PUBLIC, str(address)).check("https://cdn.example/a.mp4")
+
+
+def test_a_public_https_url_is_taken_apart() -> None:
+    checked = policy(PUBLIC, "8.8.8.8").check("https://CDN.example/a%20b.mp4?v=1#t=3")
+    assert (checked.scheme, checked.host, checked.port) == ("https", "cdn.example", 443)
+    assert checked.target == "/a%20b.mp4?v=1"
+    assert checked.addresses == (PUBLIC, "8.8.8.8")
+    assert checked.host_header == "cdn.example"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://cdn.example/a.mp4",
+        "https://cdn.example:8443/a.mp4",
+        "https://cdn.example:22/a.mp4",
+        "https://user:hunter2@cdn.example/a.mp4",
+        "https://user@cdn.example/a.mp4",
+        "ftp://cdn.example/a.mp4",
+        "file:///etc/passwd",
+        "//cdn.example/a.mp4",
+        "https:///a.mp4",
+        "https://cdn.example:99999999/a.mp4",
+        "https://cdn.example\\@inner/a.mp4",
+        "https://cdn.example/a\r\nHost: inner",
+        "https://cdn .example/a",
+        "data:video/mp4;base64,AAAA",
+        "cdn.example/a.mp4",
+        "",
+    ],
+)
+def test_a_url_of_another_kind_is_refused_without_quoting_secrets(url: str) -> None:
+    with pytest.raises(RefusedAddressError) as caught:
+        policy().check(url)
+    assert "hunter2" not in str(caught.value)
+    assert not caught.value.retryable
+
+
+def test_the_refusal_does_not_quote_the_query() -> None:
+    with pytest.raises(RefusedAddressError) as caught:
+        policy("10.0.0.1").check("https://cdn.example/a.mp4?signature=hunter2")
+    assert "cdn.example" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_api_base_may_be_http_on_loopback_at_its_own_port_only() -> None:
+    emulator = policy("127.0.0.1", api="http://127.0.0.1:8123")
+    assert emulator.check("http://127.0.0.1:8123/cdn/a.mp4").addresses == ("127.0.0.1",)
+    for url in ("http://127.0.0.1:8124/a", "https://127.0.0.1:8123/a", "http://127.0.0.1/a", "http://localhost:8123/a"):
+        with pytest.raises(RefusedAddressError):
+            emulator.check(url)
+
+
+def test_an_allowed_host_may_be_anything_and_its_namesakes_nothing() -> None:
+    mine = policy("10.0.0.1", hosts=["CDN.example"])
+    assert mine.check("http://cdn.example.:8080/a.mp4").port == 8080
+    for host in ("xcdn.example", "cdn.example.org", "a.cdn.example"):
+        with pytest.raises(RefusedAddressError):
+            mine.check(f"https://{host}/a.mp4")
+
+
+def test_an_allowed_network_opens_its_addresses_but_not_plain_http() -> None:
+    mine = policy("10.1.2.3", networks=["10.1.0.0/16"])
+    assert mine.check("https://cdn.example/a.mp4").addresses == ("10.1.2.3",)
+    with pytest.raises(RefusedAddressError):
+        mine.check("http://cdn.example/a.mp4")
+    with pytest.raises(RefusedAddressError):
+        policy("10.2.2.3", networks=["10.1.0.0/16"]).check("https://cdn.example/a.mp4")
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1", "[::1]", "[::ffff:127.0.0.1]"])
+def test_other_spellings_of_loopback_are_refused_after_resolving(host: str) -> None:
+    with pytest.raises((RefusedAddressError, OSError)):
+        AddressPolicy(API).check(f"https://{host}/a.mp4")
+
+
+def test_an_impossible_host_name_is_refused() -> None:
+    def resolver(host: str, port: int) -> Sequence[str]:
+        raise UnicodeError("label too long")
+
+    with pytest.raises(RefusedAddressError):
+        AddressPolicy(API, resolver=resolver).check("https://cdn.example/a.mp4")
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_checked_or_refused(text: str) -> None:
+    try:
+        checked = policy().check(text)
+    except RefusedAddressError:
+        return
+    assert (checked.scheme, checked.port) == ("https", 443)
+    assert "@" not in checked.host_header
+
+
+@given(st.text(max_size=30))
+def test_no_path_or_query_breaks_out_of_the_request_line(text: str) -> None:
+    try:
+        checked = policy().check(f"https://cdn.example/{text}")
+    except RefusedAddressError:
+        return
+    assert checked.host == "cdn.example"
+    assert checked.target.startswith("/")
+    assert checked.target.isascii()
+    assert not any(character.isspace() for character in checked.target)
