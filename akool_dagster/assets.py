@@ -89,8 +89,7 @@ def build_tables_asset(
         outs={spec.name: _asset_out(names, spec) for spec in specs},
         deps=[names.asset("jobs")],
         can_subset=True,
-        partitions_def=partitions_def,
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        partitions_def=partitions_def,  # without a backfill policy: a run for each partition
         required_resource_keys={names.ledger},
     )
     def land_tables(context: dg.AssetExecutionContext) -> Iterator[dg.Output[pd.DataFrame]]:
@@ -100,7 +99,7 @@ def build_tables_asset(
         with (
             _explained(),
             resource.open() as ledger,
-            ledger.leases(names.prefix).hold(LandingKind.TABLES, key, context.run_id) as lease,
+            ledger.leases(names.prefix).hold(LandingKind.TABLES, key, context.run.run_id) as lease,
         ):
             start, end = grid.window(key)
             snapshot = ledger.snapshot(names.prefix, start, end)
@@ -127,8 +126,7 @@ def build_videos_asset(
         description=f"{VIDEOS.description} The files lie beside it, in a folder a day.",
         # For lineage only: the videos are read from the ledger and never wait for the tables.
         deps=[names.asset("results" if "results" in tables else "jobs")],
-        partitions_def=partitions_def,
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        partitions_def=partitions_def,  # without a backfill policy: a run for each partition
         group_name=names.prefix,
         kinds={"parquet", "mp4"},
         metadata=_definition_metadata(VIDEOS),
@@ -143,7 +141,7 @@ def build_videos_asset(
         with (
             _explained(),
             ledger_resource.open() as ledger,
-            ledger.leases(names.prefix).hold(LandingKind.VIDEOS, key, context.run_id) as lease,
+            ledger.leases(names.prefix).hold(LandingKind.VIDEOS, key, context.run.run_id) as lease,
         ):
             root = store.root()
             ensure_owner(root, names.prefix, ledger.ledger_id)

@@ -82,10 +82,10 @@ def build_akool_definitions(
     jobs = []
     if chosen:
         assets.append(build_tables_asset(names, grid, partitions_def, chosen))
-        jobs.append(_landing_job(names, LandingKind.TABLES, chosen, partitions_def))
+        jobs.append(_landing_job(names, LandingKind.TABLES, chosen))
     if videos:
         assets.append(build_videos_asset(names, grid, partitions_def, chosen))
-        jobs.append(_landing_job(names, LandingKind.VIDEOS, ["videos"], partitions_def))
+        jobs.append(_landing_job(names, LandingKind.VIDEOS, ["videos"]))
     sensor = build_poll_sensor(
         SensorSettings(
             names=names,
@@ -118,9 +118,7 @@ def partitions_for(grid: PartitionGrid) -> dg.TimeWindowPartitionsDefinition:
     return dg.DailyPartitionsDefinition(start_date=grid.first_key, end_offset=1)
 
 
-def _landing_job(
-    names: AccountNames, kind: LandingKind, assets: Sequence[str], partitions_def: dg.PartitionsDefinition
-) -> Any:
+def _landing_job(names: AccountNames, kind: LandingKind, assets: Sequence[str]) -> Any:
     what = {
         LandingKind.TABLES: "Writes a partition of the result tables from the ledger. Safe to run again at any time.",
         LandingKind.VIDEOS: "Downloads a partition's due videos and writes their manifest. Safe to run again.",
@@ -129,7 +127,6 @@ def _landing_job(
         names.job(kind),
         selection=dg.AssetSelection.assets(*(names.asset(name) for name in assets)),
         description=what,
-        partitions_def=partitions_def,
         executor_def=dg.in_process_executor,  # one step: a process of its own would only add its start
     )
 

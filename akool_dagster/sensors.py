@@ -310,7 +310,7 @@ def counts_sentence(counts: Counts) -> str:
 def landings_sentence(decisions: Sequence[Decision], requested: Sequence[PartitionState]) -> str:
     """Return which landings are asked for and what the others wait for."""
     if not decisions:
-        return "everything has landed"
+        return "everything from earlier ticks has landed"
     waiting = [one for one in decisions if one.state not in requested]
     sentence = f"{len(requested)} landings requested"
     if waiting:

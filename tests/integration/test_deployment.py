@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import hashlib
+import time
+from datetime import UTC, datetime
+
+import av
+import dagster as dg
+import duckdb
+import pandas as pd
+import pytest
+
+from akool_dagster.tables import TABLES
+from tests.deployment import Deployment, emulated, failure_of, object_id
+
+NOON = int(datetime(2026, 3, 14, 12, tzinfo=UTC).timestamp())
+DAY = "2026-03-14"
+DAY_SECONDS = 86_400
+
+
+def days_ago(days: int, serial: int = 0) -> str:
+    """Return an id whose day is this many days before today: its video's URL is still alive."""
+    return object_id(int(time.time()) - days * DAY_SECONDS - 120, serial)
+
+
+def day_of(job_id: str) -> str:
+    return datetime.fromtimestamp(int(job_id[:8], 16), UTC).strftime("%Y-%m-%d")
+
+
+def test_a_tracked_id_becomes_a_row_in_every_table_and_a_verified_file(deployment: Deployment) -> None:
+    job_id = days_ago(1)
+    deployment.emulator.add_job(emulated(job_id, deduction_credit=30, video_duration=2.0))
+    deployment.track(job_id, campaign="spring")
+    deployment.settle()
+    day = day_of(job_id)
+    for name, spec in TABLES.items():
+        table = deployment.table(name, day)
+        assert table.schema.equals(spec.schema, check_metadata=False)
+        assert table.column("_id").to_pylist() == [job_id]
+    (spent,) = deployment.rows("credits")
+    assert (spent["deduction_credit"], spent["credits_per_second"]) == (30.0, 15.0)
+    assert spent["labels"] == '{"campaign":"spring"}'
+    served = deployment.emulator.video_bytes(job_id)
+    assert deployment.video(job_id).read_bytes() == served
+    (video,) = deployment.rows("videos")
+    assert video["video_state"] == "stored"
+    assert video["path"] == f"akool/videos/{day}/{job_id}.mp4"
+    assert video["sha256"] == hashlib.sha256(served).hexdigest()
+    with av.open(str(deployment.root / video["path"])) as container:
+        assert sum(1 for _ in container.decode(video=0)) == video["frames"]
+
+
+def test_when_everything_has_landed_no_run_is_asked_for(deployment: Deployment) -> None:
+    job_id = days_ago(1)
+    deployment.emulator.add_job(emulated(job_id))
+    deployment.track(job_id)
+    assert deployment.settle() == 2
+    result = deployment.tick()
+    assert not result.requests
+    assert "everything from earlier ticks has landed" in result.message
+
+
+def test_one_call_polls_many_ids_of_many_days(deployment: Deployment) -> None:
+    ids = [days_ago(day, serial) for day in range(4) for serial in range(5)]
+    for job_id in ids:
+        deployment.emulator.add_job(emulated(job_id, video_duration=1.0))
+    deployment.track(*ids)
+    deployment.settle()
+    assert len(deployment.emulator.journal.calls("resultsByIds")) == 1
+    assert sorted(row["_id"] for row in deployment.rows("results")) == sorted(ids)
+
+
+def test_a_tick_says_what_it_polled_and_what_is_in_flight(deployment: Deployment) -> None:
+    pending, done = days_ago(1, 1), days_ago(1, 2)
+    deployment.emulator.add_job(emulated(pending, processing_polls=99))
+    deployment.emulator.add_job(emulated(done, outcome="failed"))
+    deployment.track(pending, done)
+    message = deployment.tick().message
+    assert "polled 2 ids in 1 calls: 1 failed" in message
+    assert "1 jobs pending (1 processing)" in message
+
+
+def test_a_materialisation_carries_small_numbers(deployment: Deployment) -> None:
+    ids = [days_ago(1, serial) for serial in range(3)]
+    for index, job_id in enumerate(ids):
+        outcome = "failed" if index == 2 else "completed"
+        deployment.emulator.add_job(emulated(job_id, outcome=outcome, deduction_credit=20, video_duration=1.0))
+    deployment.track(*ids)
+    deployment.settle()
+    day = day_of(ids[0])
+    landed = deployment.metadata("credits", day)
+    assert landed["akool/rows"] == landed["dagster/partition_row_count"] == 3
+    assert (landed["akool/completed"], landed["akool/failed"], landed["akool/credits"]) == (2, 1, 60.0)
+    with deployment.ledger() as ledger:
+        assert landed["akool/ledger"] == ledger.ledger_id
+        assert 0 < landed["akool/revision"] <= ledger.revision()
+    videos = deployment.metadata("videos", day)
+    assert videos["akool/videos_stored"] == videos["akool/downloaded"] == 2
+    assert videos["akool/bytes"] == sum(row["bytes"] or 0 for row in deployment.rows("videos"))
+    assert videos["akool/api_calls"] == 0
+
+
+def test_the_observation_of_the_jobs_carries_the_counts_once_per_change(deployment: Deployment) -> None:
+    job_id = days_ago(1)
+    deployment.emulator.add_job(emulated(job_id, processing_polls=99))
+    deployment.track(job_id)
+    deployment.tick()
+    deployment.tick()
+    observations = deployment.instance.fetch_observations(dg.AssetKey(["akool", "jobs"]), limit=10).records
+    assert len(observations) == 1
+    observation = observations[0].asset_observation
+    assert observation is not None
+    values = {name: value.value for name, value in observation.metadata.items()}
+    assert values["akool/jobs_pending"] == values["akool/pending_processing"] == 1
+    assert values["akool/overdue"] == values["akool/in_no_partition"] == 0
+
+
+def test_a_deployment_without_a_ledger_skips_its_ticks_and_fails_its_runs(deployment: Deployment) -> None:
+    assert "akool-dagster track" in deployment.tick().message
+    assert "akool-dagster track" in failure_of(deployment.land("akool_land_results", DAY))
+    assert not (deployment.folder / "ledger.sqlite").exists()
+    assert not deployment.root.exists()
+
+
+@pytest.mark.parametrize("api_key", ["wrong", None])
+def test_a_tick_without_a_working_key_fails_with_the_variable_to_fix(
+    deployment: Deployment, api_key: str | None
+) -> None:
+    job_id = days_ago(1)
+    deployment.emulator.add_job(emulated(job_id))
+    deployment.track(job_id)
+    deployment.api_key = api_key
+    deployment.rebuild()
+    with pytest.raises(Exception, match="AKOOL_API_KEY"):
+        deployment.tick()
+    with deployment.ledger() as ledger:
+        counts = ledger.counts("akool")
+        assert (counts.pending, counts.due) == (1, 1)
+
+
+def test_a_wrong_key_does_not_hold_up_what_can_land(deployment: Deployment) -> None:
+    job_id, waiting = days_ago(1, 1), days_ago(1, 2)
+    deployment.emulator.add_job(emulated(job_id))
+    deployment.track(job_id)
+    deployment.tick()
+    deployment.api_key = "wrong"
+    deployment.rebuild()
+    deployment.track(waiting)
+    requests = deployment.tick().requests
+    assert {request.job_name for request in requests} == {"akool_land_results", "akool_land_videos"}
+    assert all(deployment.run(request).success for request in requests)
+    assert deployment.video(job_id).exists()
+    with pytest.raises(Exception, match="AKOOL_API_KEY"):
+        deployment.tick()
+
+
+def test_two_accounts_live_in_one_deployment(deployment: Deployment) -> None:
+    shared = days_ago(1)
+    deployment.emulator.add_job(emulated(shared))
+    other = Deployment(deployment.folder, deployment.emulator, deployment.instance, prefix="brand")
+    both = dg.Definitions.merge(deployment.defs, other.defs)
+    dg.Definitions.validate_loadable(both)
+    assert {sensor.name for sensor in both.sensors or ()} == {"akool_poll_results", "brand_poll_results"}
+    other.track(shared)
+    other.settle()
+    assert [row["_id"] for row in other.rows("results")] == [shared]
+    assert other.video(shared).exists()
+    assert not (deployment.root / "akool").exists()
+    deployment.track(shared)
+    deployment.settle()
+    assert [row["_id"] for row in deployment.rows("results")] == [shared]
+
+
+def test_a_job_from_before_the_partitions_is_polled_saved_and_counted_but_in_no_table(
+    deployment: Deployment,
+) -> None:
+    early, inside = days_ago(3), days_ago(1)
+    for job_id in (early, inside):
+        deployment.emulator.add_job(emulated(job_id))
+    deployment.rebuild(start_date=datetime.now(UTC).date().fromordinal(datetime.now(UTC).toordinal() - 2))
+    deployment.track(early, inside)
+    deployment.settle()
+    assert deployment.video(early).read_bytes() == deployment.emulator.video_bytes(early)
+    assert [row["_id"] for row in deployment.rows("results")] == [inside]
+    assert "1 in no partition" in deployment.tick().message
+
+
+def test_a_partition_without_jobs_lands_empty_tables_with_the_full_schema(deployment: Deployment) -> None:
+    deployment.track(days_ago(0))
+    assert deployment.land("akool_land_results", DAY).success
+    assert deployment.land("akool_land_videos", DAY).success
+    for name, spec in TABLES.items():
+        table = deployment.table(name, DAY)
+        assert (table.num_rows, table.schema.names) == (0, spec.schema.names)
+        assert table.schema.equals(spec.schema)
+
+
+def test_schemas_are_identical_whatever_a_day_held(deployment: Deployment) -> None:
+    full, failed_only = days_ago(1), days_ago(2)
+    deployment.emulator.add_job(emulated(full))
+    deployment.emulator.add_job(emulated(failed_only, outcome="failed", extra_fields={"video_duration": None}))
+    deployment.track(full, failed_only)
+    deployment.settle()
+    assert deployment.land("akool_land_videos", day_of(failed_only)).success
+    for name in TABLES:
+        schemas = [deployment.table(name, day_of(job_id)).schema for job_id in (full, failed_only)]
+        assert schemas[0].equals(schemas[1]), name
+
+
+def test_one_table_alone_can_be_materialised(deployment: Deployment) -> None:
+    job_id = days_ago(1)
+    deployment.emulator.add_job(emulated(job_id))
+    deployment.track(job_id)
+    deployment.tick()
+    key = dg.AssetKey(["akool", "credits"])
+    # As the UI does it: in a run of Dagster's own job.
+    result = deployment.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=deployment.instance, partition_key=day_of(job_id), asset_selection=[key]
+    )
+    assert result.success
+    assert [event.asset_key for event in result.get_asset_materialization_events()] == [key]
+    assert {request.job_name for request in deployment.tick().requests} == {
+        "akool_land_results",  # the other tables of the day are still missing
+        "akool_land_videos",
+    }
+
+
+def test_pandas_and_duckdb_read_the_same_tables(deployment: Deployment) -> None:
+    ids = [days_ago(day, serial) for day in (1, 2) for serial in range(3)]
+    for job_id in ids:
+        deployment.emulator.add_job(emulated(job_id, deduction_credit=25, video_duration=1.0))
+    deployment.track(*ids)
+    deployment.settle()
+    folder = deployment.root / "akool" / "credits"
+    in_pandas = pd.read_parquet(folder, dtype_backend="pyarrow")
+    query = f"SELECT count(*), sum(deduction_credit) FROM '{folder}/*.parquet'"  # noqa: S608
+    assert duckdb.execute(query).fetchone() == (6, 150.0)
+    assert (len(in_pandas), in_pandas["deduction_credit"].sum()) == (6, 150.0)
+    assert str(in_pandas["create_time"].dtype) == "timestamp[ms, tz=UTC][pyarrow]"

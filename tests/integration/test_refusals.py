@@ -1,0 +1,129 @@
+"""What a deployment refuses to do, so that no row and no file is lost."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+
+from akool_dagster.ledger import leases
+from tests.deployment import Deployment, emulated, failure_of, object_id
+
+DAY_SECONDS = 86_400
+
+
+@pytest.fixture
+def landed(deployment: Deployment) -> tuple[Deployment, str, str]:
+    """A deployment with one landed job; its id and its day."""
+    second = int(time.time()) - DAY_SECONDS
+    job_id = object_id(second)
+    deployment.emulator.add_job(emulated(job_id, video_duration=1.0))
+    deployment.track(job_id)
+    deployment.settle()
+    return deployment, job_id, time.strftime("%Y-%m-%d", time.gmtime(second))
+
+
+def test_another_ledger_does_not_write_into_the_storage_root(landed: tuple[Deployment, str, str]) -> None:
+    deployment, job_id, day = landed
+    before = deployment.files()
+    with deployment.ledger() as ledger:
+        first = ledger.ledger_id
+    (deployment.folder / "ledger.sqlite").rename(deployment.folder / "first.sqlite")
+    deployment.track(job_id)
+    for job in ("akool_land_results", "akool_land_videos"):
+        reason = failure_of(deployment.land(job, day))
+        assert first in reason
+        assert "AKOOL_LEDGER_URL" in reason
+    # A day that has no file yet is refused too: the root has one owner.
+    assert first in failure_of(deployment.land("akool_land_results", "2026-01-01"))
+    assert deployment.files() == before
+
+
+def test_a_ledger_older_than_the_tables_does_not_remove_their_rows(landed: tuple[Deployment, str, str]) -> None:
+    deployment, job_id, day = landed
+    backup = deployment.folder / "backup.sqlite"
+    with deployment.ledger() as ledger:
+        ledger.close()
+        shutil.copy(deployment.folder / "ledger.sqlite", backup)
+    later = object_id(int(job_id[:8], 16), serial=7)
+    deployment.emulator.add_job(emulated(later, video_duration=1.0))
+    deployment.track(later)
+    deployment.rebuild(landing_interval_seconds=0)
+    deployment.tick()
+    assert deployment.land("akool_land_results", day).success
+    before = deployment.files()
+    for suffix in ("", "-wal", "-shm"):
+        (deployment.folder / f"ledger.sqlite{suffix}").unlink(missing_ok=True)
+    shutil.copy(backup, deployment.folder / "ledger.sqlite")
+    reason = failure_of(deployment.land("akool_land_results", day))
+    assert later in reason
+    assert "Restore the ledger's newest backup" in reason
+    assert deployment.files() == before
+
+
+def test_a_restored_ledger_counts_on_from_the_highest_revision_it_meets(landed: tuple[Deployment, str, str]) -> None:
+    deployment, job_id, day = landed
+    highest = deployment.metadata("results", day)["akool/revision"]
+    with deployment.ledger() as ledger:
+        revision = ledger.revision()
+        assert revision >= highest
+    other = Deployment(deployment.folder, deployment.emulator, deployment.instance)
+    materialization = dg.AssetMaterialization(
+        ["akool", "results"],
+        partition=day,
+        metadata={"akool/ledger": ledger.ledger_id, "akool/revision": revision + 50},
+    )
+    for name in ("results", "credits", "durations", "statuses"):
+        deployment.instance.report_runless_asset_event(
+            dg.AssetMaterialization(["akool", name], partition=day, metadata=materialization.metadata)
+        )
+    deployment.track(job_id, campaign="relabelled")
+    other.tick()
+    with deployment.ledger() as ledger:
+        assert ledger.revision() >= revision + 50
+
+
+def test_a_second_run_of_a_partition_fails_naming_the_one_that_holds_it(
+    landed: tuple[Deployment, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment, _, day = landed
+    monkeypatch.setattr(leases, "WAIT_SECONDS", 0.0)
+    with deployment.ledger() as ledger, ledger.leases("akool").hold("tables", day, "the-other-run"):
+        assert "the-other-run" in failure_of(deployment.land("akool_land_results", day))
+    assert deployment.land("akool_land_results", day).success
+
+
+def test_a_run_that_failed_to_write_frees_its_lease_and_the_next_one_lands(deployment: Deployment) -> None:
+    job_id = object_id(int(time.time()) - DAY_SECONDS)
+    day = time.strftime("%Y-%m-%d", time.gmtime(int(job_id[:8], 16)))
+    deployment.emulator.add_job(emulated(job_id, video_duration=1.0))
+    deployment.track(job_id)
+    deployment.tick()
+    deployment.root.write_text("a file where the folder should be")
+    reason = failure_of(deployment.land("akool_land_results", day))
+    assert str(deployment.root) in reason
+    assert str(deployment.root) in failure_of(deployment.land("akool_land_videos", day))
+    with deployment.ledger() as ledger:
+        assert all(
+            not facts.is_live(int(time.time() * 1000))
+            for kind in ("tables", "videos")
+            for facts in ledger.leases("akool").facts(kind).values()
+        )
+        assert ledger.counts("akool").videos == {"pending": 1}
+    deployment.root.unlink()
+    deployment.tick()
+    assert deployment.land("akool_land_results", day).success
+    assert deployment.land("akool_land_videos", day).success
+    assert deployment.video(job_id).read_bytes() == deployment.emulator.video_bytes(job_id)
+
+
+def test_a_fuller_file_is_not_replaced_by_an_empty_partition(landed: tuple[Deployment, str, str]) -> None:
+    deployment, _, day = landed
+    file = deployment.root / "akool" / "results" / f"{day}.parquet"
+    fuller = deployment.root / "akool" / "results" / "2026-01-01.parquet"
+    shutil.copy(file, fuller)
+    assert "jobs that this ledger does not know" in failure_of(deployment.land("akool_land_results", "2026-01-01"))
+    assert pq.read_table(fuller).num_rows == 1
