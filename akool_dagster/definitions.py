@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
 import dagster as dg
+from dagster_shared.libraries import DagsterLibraryRegistry
 
+from akool_dagster import __version__
 from akool_dagster.assets import AccountNames, build_jobs_asset, build_tables_asset, build_videos_asset
 from akool_dagster.io_manager import ParquetIOManager
 from akool_dagster.landing import Granularity, LandingKind, PartitionGrid
@@ -15,6 +18,8 @@ from akool_dagster.polling import DEFAULT_IDS_PER_REQUEST
 from akool_dagster.resources import AkoolResource, JobLedgerResource, VideoStoreResource
 from akool_dagster.sensors import SensorSettings, build_poll_sensor
 from akool_dagster.tables import RESULT_TABLES
+
+DagsterLibraryRegistry.register("akool-dagster", __version__, is_dagster_package=False)
 
 FIRST_DAY = date(2025, 8, 1)
 """The month Akool published the Image to Video API: no job is older."""
@@ -67,6 +72,8 @@ def build_akool_definitions(
     Raises:
         ValueError: for a prefix, table, granularity or number that cannot work.
     """
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", prefix):
+        raise ValueError(f"The prefix {prefix!r} becomes part of Dagster's names: use letters, digits and '_'.")
     names = AccountNames(prefix=prefix)
     grid = PartitionGrid(
         Granularity(granularity), datetime(start_date.year, start_date.month, start_date.day, tzinfo=UTC)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+import akool_dagster
+from akool_dagster import TABLES, AkoolResource, JobLedgerResource, build_akool_definitions
+from akool_dagster.resources import VideoStoreResource
+
+SECRET = "MARKED-SECRET-4711"
+
+
+def build(prefix: str = "akool", **options: Any) -> dg.Definitions:
+    return build_akool_definitions(
+        prefix,
+        akool=AkoolResource(api_key=SECRET),
+        ledger=JobLedgerResource(url=f"postgresql://user:{SECRET}@db.example/akool"),
+        storage_root="/data/akool",
+        **options,
+    )
+
+
+@pytest.mark.parametrize("prefix", ["akool", "brand"])
+def test_the_names_users_depend_on(prefix: str) -> None:
+    defs = build(prefix)
+    repository = defs.get_repository_def()
+    assert {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()} == {
+        f"{prefix}/{name}" for name in ("jobs", *TABLES)
+    }
+    assert {sensor.name for sensor in repository.sensor_defs} == {f"{prefix}_poll_results"}
+    assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == {
+        f"{prefix}_land_results",
+        f"{prefix}_land_videos",
+    }
+    assert set(defs.resources or {}) == {prefix, f"{prefix}_ledger", f"{prefix}_videos", f"{prefix}_tables"}
+    groups = {repository.asset_graph.get(key).group_name for key in repository.asset_graph.get_all_asset_keys()}
+    assert groups == {prefix}
+
+
+def test_the_jobs_are_external_and_upstream_of_the_results() -> None:
+    graph = build().get_repository_def().asset_graph
+    assert not graph.get(dg.AssetKey(["akool", "jobs"])).is_materializable
+    assert graph.get(dg.AssetKey(["akool", "results"])).parent_keys == {dg.AssetKey(["akool", "jobs"])}
+    assert graph.get(dg.AssetKey(["akool", "videos"])).parent_keys == {dg.AssetKey(["akool", "results"])}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_shows_its_columns_with_descriptions_and_its_partition_column(name: str) -> None:
+    node = build().get_repository_def().asset_graph.get(dg.AssetKey(["akool", name]))
+    schema = node.metadata["dagster/column_schema"]
+    assert isinstance(schema, dg.TableSchema)
+    assert [column.name for column in schema.columns] == TABLES[name].schema.names
+    assert all(column.description for column in schema.columns)
+    assert node.metadata["partition_expr"] == "partition_time"
+    assert isinstance(node.partitions_def, dg.DailyPartitionsDefinition)
+
+
+def test_tables_and_videos_can_be_left_out() -> None:
+    defs = build(tables=["credits"], videos=False)
+    graph = defs.get_repository_def().asset_graph
+    assert {key.path[-1] for key in graph.get_all_asset_keys()} == {"jobs", "credits"}
+    assert "akool_videos" not in (defs.resources or {})
+
+
+def test_partitions_may_be_hourly() -> None:
+    graph = build(granularity="hourly", start_date=date(2026, 3, 1)).get_repository_def().asset_graph
+    partitions = graph.get(dg.AssetKey(["akool", "results"])).partitions_def
+    assert isinstance(partitions, dg.HourlyPartitionsDefinition)
+    assert partitions.get_first_partition_key() == "2026-03-01-00:00"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tables": ["credit"]},
+        {"tables": [], "videos": False},
+        {"granularity": "weekly"},
+        {"ids_per_request": 0},
+        {"tick_seconds": 60},
+        {"prefix": "a/b"},
+        {"prefix": ""},
+    ],
+)
+def test_what_cannot_work_is_refused_when_the_definitions_are_built(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        build(**options)
+
+
+def test_no_resource_shows_a_secret_in_its_repr() -> None:
+    shown = [
+        repr(AkoolResource(api_key=SECRET, client_id=SECRET, client_secret=SECRET)),
+        repr(JobLedgerResource(url=f"postgresql://user:{SECRET}@db.example/akool")),
+    ]
+    assert not any(SECRET in text for text in shown)
+
+
+@pytest.mark.parametrize("resource", [AkoolResource, JobLedgerResource, VideoStoreResource])
+def test_every_config_field_has_a_description(resource: type[dg.ConfigurableResource[object]]) -> None:
+    assert all(field.description for field in resource.model_fields.values())
+
+
+def test_the_example_project_loads_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("AKOOL_BASE_URL", "AKOOL_STORAGE", "AKOOL_LEDGER_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("AKOOL_API_KEY", SECRET)
+    from example_repo.definitions import defs
+
+    dg.Definitions.validate_loadable(defs)
+    keys = {key.to_user_string() for key in defs.get_repository_def().asset_graph.get_all_asset_keys()}
+    assert "credits_by_day" in keys
+
+
+def test_the_package_says_which_version_it_is() -> None:
+    assert akool_dagster.__version__ == version("akool-dagster")
+    assert (Path(akool_dagster.__file__).parent / "py.typed").exists()
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    assert all(getattr(akool_dagster, name) is not None for name in akool_dagster.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        akool_dagster.no_such_name  # noqa: B018
