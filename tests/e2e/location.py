@@ -1,0 +1,22 @@
+"""The code location of the end-to-end tests: configured by the environment, and in more of a hurry than the example."""
+
+import os
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from akool_dagster import AkoolResource, JobLedgerResource, build_akool_definitions
+from akool_dagster.settings import settings_from
+
+settings = settings_from(os.environ)
+
+defs = build_akool_definitions(
+    akool=AkoolResource(api_key=dg.EnvVar("AKOOL_API_KEY"), base_url=settings.base_url),
+    ledger=JobLedgerResource(url=settings.ledger_url),
+    storage_root=settings.storage_root,
+    start_date=(datetime.now(UTC) - timedelta(days=7)).date(),
+    default_sensor_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=2,
+    landing_interval_seconds=2,
+    run_start_seconds=20,
+)
