@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from akool_dagster.api.errors import AkoolResponseError
 from akool_dagster.api.redaction import redact_row
 from akool_dagster.api.values import (
-    INT64_MAX,
     read_exact_text,
     read_integer,
+    read_moment,
     read_number,
     read_text,
     read_truth,
@@ -54,8 +54,8 @@ def normalise_id(text: str) -> str:
 
 _READERS: Mapping[str, Callable[[object], object]] = {
     "_id": read_text,
-    "create_time": read_integer,
-    "update_time": read_integer,
+    "create_time": read_moment,
+    "update_time": read_moment,
     "status": read_integer,
     "video_duration": read_number,
     "deduction_credit": read_number,
@@ -180,9 +180,9 @@ class ResultRow(BaseModel):
         return failure_reason(self.extra)
 
     def expires_ms(self, settled_ms: int) -> int:
-        """Return when the video's URL dies: 7 days after the row's latest time, else after settling."""
+        """Return when the video's URL dies: 7 days after the row's latest time, and at most after it was seen."""
         times = [time for time in (self.create_time, self.update_time) if time is not None]
-        return min(max(times, default=settled_ms) + VIDEO_LIFETIME_MS, INT64_MAX)
+        return min(max(times, default=settled_ms), settled_ms) + VIDEO_LIFETIME_MS
 
     def to_payload(self) -> str:
         """Return compact JSON: the named fields that are not null, and ``extra`` when there is any."""

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 
 INT64_MAX = 2**63 - 1
+LAST_MOMENT = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
 
 _INTEGER_TEXT = re.compile(r"[+-]?[0-9]{1,30}(?:\.0*)?")
 _NUMBER_TEXT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -28,6 +30,14 @@ def read_integer(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not -INT64_MAX - 1 <= value <= INT64_MAX:
         raise ValueError("not a 64-bit integer")
     return value
+
+
+def read_moment(value: object) -> int | None:
+    """Return milliseconds since the Unix epoch: a moment from 1970 to the year 9999, which every reader can show."""
+    moment = read_integer(value)
+    if moment is not None and not 0 <= moment <= LAST_MOMENT:
+        raise ValueError("not a moment in milliseconds")
+    return moment
 
 
 def read_number(value: object) -> float | None:

@@ -22,6 +22,7 @@ from akool_dagster.api.models import (
     normalise_id,
     parse_results,
 )
+from akool_dagster.api.values import LAST_MOMENT
 
 DATA = Path(__file__).parent.parent / "data"
 ID = "6891abe782f7cd2a890c44ba"
@@ -111,8 +112,10 @@ def test_a_number_where_text_belongs_becomes_text(sent: object, kept: str) -> No
     ("field", "sent"),
     [
         ("create_time", "yesterday"),
-        ("create_time", 2**63),
-        ("create_time", -(2**63) - 1),
+        ("create_time", LAST_MOMENT + 1),
+        ("create_time", -1),
+        ("uid", 2**63),
+        ("uid", -(2**63) - 1),
         ("create_time", 1e300),
         ("create_time", "99999999999999999999"),
         ("uid", 3.5),
@@ -149,7 +152,7 @@ def test_numbers_that_json_does_not_have_are_kept_as_text(sent: float) -> None:
 
 @pytest.mark.parametrize("edge", [2**63 - 1, -(2**63)])
 def test_the_edges_of_64_bits_are_exact(edge: int) -> None:
-    assert row(create_time=edge, uid=str(edge)).create_time == edge
+    assert row(uid=edge).uid == edge
     assert row(uid=str(edge)).uid == edge
 
 
@@ -250,12 +253,12 @@ def test_only_an_http_url_with_a_host_can_be_downloaded(url: str | None, usable:
         ({"create_time": 20, "update_time": 10}, 20 + VIDEO_LIFETIME_MS),
         ({"create_time": 10}, 10 + VIDEO_LIFETIME_MS),
         ({"update_time": 0}, 0 + VIDEO_LIFETIME_MS),
-        ({}, 5 + VIDEO_LIFETIME_MS),
-        ({"create_time": 2**63 - 1}, 2**63 - 1),
+        ({}, 99 + VIDEO_LIFETIME_MS),
+        ({"create_time": LAST_MOMENT}, 99 + VIDEO_LIFETIME_MS),
     ],
 )
 def test_a_video_lives_seven_days_from_the_latest_time_known(times: dict[str, int], expires: int) -> None:
-    assert row(**times).expires_ms(settled_ms=5) == expires
+    assert row(**times).expires_ms(settled_ms=99) == expires
 
 
 @pytest.mark.parametrize(
