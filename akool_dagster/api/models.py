@@ -275,4 +275,4 @@ def _progress(row: ResultRow) -> tuple[int, int]:
         stage = 4
     else:
         stage = row.status if row.status in (1, 2, 3) else 0
-    return stage, -INT64_MAX - 1 if row.update_time is None else row.update_time
+    return stage, -1 if row.update_time is None else row.update_time
