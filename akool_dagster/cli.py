@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,7 @@ from akool_dagster.settings import ledger_url_from
 from akool_dagster.tracking import TrackInput, parse_track_input
 
 SHOWN_JOBS = 200
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -138,7 +139,8 @@ def jobs(state: str | None, as_json: bool, account: str) -> None:
             table.add_column(column, no_wrap=column == "_id", overflow="fold")
         for job in shown:
             table.add_row(*_job_cells(job, now))
-        console = Console(width=None if sys.stdout.isatty() else 160)
+        # Akool's own words are shown: brackets in them are no markup, and colons no emoji.
+        console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
         console.print(table)
         rest = sum(1 for _ in found)
         if rest:
@@ -174,9 +176,16 @@ def _echo_json(found: Iterable[Job]) -> None:
             row[name] = None if row[name] is None else json.loads(row[name])
         for name in row:
             if name.endswith(("_at", "_since")) and row[name] is not None:
-                row[name] = datetime.fromtimestamp(row[name] / 1000, UTC).isoformat(timespec="milliseconds")
+                row[name] = _iso(row[name])
         click.echo(("," if index else "") + "\n" + json.dumps(row, ensure_ascii=False), nl=False)
     click.echo("\n]")
+
+
+def _iso(milliseconds: int) -> str | int:
+    try:
+        return (EPOCH + timedelta(milliseconds=milliseconds)).isoformat(timespec="milliseconds")
+    except OverflowError:  # a moment that no calendar has, made from an odd time in one of Akool's rows
+        return milliseconds
 
 
 @main.group()

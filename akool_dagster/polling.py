@@ -39,6 +39,8 @@ PAUSE_AFTER_THROTTLE_MS = 30_000
 """When Akool throttles without saying for how long."""
 PAUSE_AFTER_REFUSAL_MS = 300_000
 """When Akool refuses everything: each such pass costs two calls for every id."""
+LONGEST_PAUSE_MS = 3_600_000
+"""However long Akool asks us to wait: one odd ``Retry-After`` must not stop polling for good."""
 RETRY_AFTER_TROUBLE_MS = 30_000
 TROUBLES_BEFORE_STOP = 2
 
@@ -47,7 +49,7 @@ NEEDS_THE_USER = (AkoolConfigurationError, AkoolCredentialsError, AkoolAccountEr
 
 
 def look_again_ms(age_ms: int) -> int:
-    """Return how long to wait before a job of this age is polled again, in milliseconds.
+    """Return how long to wait before a job that is watched for so long is polled again, in milliseconds.
 
     Detection lags by at most a fifth of a job's age, and the calls for a job grow with the logarithm of it.
     """
@@ -107,7 +109,7 @@ def run_poll_pass(
     if ids_per_request < 1:
         raise ValueError(f"ids_per_request must be at least 1, not {ids_per_request}")
     pause_ms = ledger.poll_not_before(account) - clock.now_ms()
-    if pause_ms > 0:
+    if 0 < pause_ms <= LONGEST_PAUSE_MS:  # a longer one was noted under a clock that was set back since
         return PollReport(stopped=f"polling pauses for another {pause_ms / 1000:.0f} s, as Akool's answers asked")
     return _PollPass(ledger, api, account, clock, deadline).run(ids_per_request)
 
@@ -122,8 +124,9 @@ class _PollPass:
         self._calls_before = api.calls
         self._report = PollReport()
         self._troubles = 0
-        # The answers of a first call whose every id was refused alike. Recorded once another call fares better.
+        # The answers of a first call whose every id was refused alike. Recorded unless a second call fares no better.
         self._suspect: list[Missed] = []
+        self._account_works = False
 
     def run(self, ids_per_request: int) -> PollReport:
         while self._may_go_on():
@@ -152,23 +155,26 @@ class _PollPass:
             self._ask([job.job_id for job in call], seen)
         except NEEDS_THE_USER:
             self._record_part(call, seen, self._clock.now_ms())
+            self._release(self._suspect)
             raise
         except AkoolDeadlineError:
             self._record_part(call, seen, self._clock.now_ms())
             self._stop("the tick's time was over")
         except AkoolThrottledError as error:
             pause_ms = PAUSE_AFTER_THROTTLE_MS if error.retry_after is None else int(error.retry_after * 1000)
+            pause_ms = min(pause_ms, LONGEST_PAUSE_MS)
             self._record_part(call, seen, self._clock.now_ms())
             self._ledger.hold_polling(self._account, self._clock.now_ms() + pause_ms)
             self._stop(f"{error} Polling goes on in {pause_ms / 1000:.0f} s.")
         except AkoolError as error:
             self._record_part(call, seen, self._clock.now_ms() + RETRY_AFTER_TROUBLE_MS)
-            self._troubles += 1
-            if self._troubles >= TROUBLES_BEFORE_STOP:
-                self._stop(str(error))
+            self._trouble(str(error))
         else:
-            self._troubles = 0
             self._judge(call, seen)
+            if all(isinstance(one, Unreadable) for one in seen):  # taking a call apart costs two calls for every id
+                self._trouble("Akool's answers cannot be read; the ledger's jobs say why")
+            else:
+                self._troubles = 0
 
     def _ask(self, ids: Sequence[str], seen: list[Observation]) -> None:
         """Ask for the ids; when Akool objects to one without saying which, in halves until it stands alone."""
@@ -193,8 +199,12 @@ class _PollPass:
 
     def _judge(self, call: Sequence[ClaimedJob], seen: Sequence[Observation]) -> None:
         """Record a call's answers, unless it looks as if Akool refuses the account and not the ids."""
+        self._account_works = self._account_works or any(isinstance(one, Answered) for one in seen)
         refused = [one for one in seen if isinstance(one, Missed) and one.code is not None]
-        if len(call) == 1 or len(refused) < len(call) or len({one.code for one in refused}) > 1:
+        alike = len(refused) == len(call) and len({one.code for one in refused}) == 1
+        if alike and call[0].poll_alone:  # it was refused before, and says nothing of the others
+            self._record(seen)
+        elif not alike or self._account_works or (len(call) == 1 and not self._suspect):
             self._record(self._suspect)
             self._suspect = []
             self._record(seen)
@@ -203,10 +213,8 @@ class _PollPass:
             self._suspect = refused
         else:
             code = refused[0].code
-            now = self._clock.now_ms()
-            self._ledger.release(self._account, [one.job_id for one in [*self._suspect, *refused]], until=now)
-            self._ledger.hold_polling(self._account, now + PAUSE_AFTER_REFUSAL_MS)
-            self._suspect = []
+            self._release([*self._suspect, *refused])
+            self._ledger.hold_polling(self._account, self._clock.now_ms() + PAUSE_AFTER_REFUSAL_MS)
             raise AkoolAccountError(
                 f"Akool refused every id of two calls with code {code}: this account may not read these results. "
                 "Check that AKOOL_API_KEY belongs to the account that made the jobs and that its plan has the "
@@ -231,6 +239,9 @@ class _PollPass:
         later = until if until <= self._clock.now_ms() else until + RETRY_AFTER_TROUBLE_MS
         self._ledger.release(self._account, rest[middle:], until=later)
 
+    def _release(self, seen: Sequence[Observation]) -> None:
+        self._ledger.release(self._account, [one.job_id for one in seen], until=self._clock.now_ms())
+
     def _record(self, seen: Sequence[Observation]) -> None:
         if not seen:
             return
@@ -241,6 +252,11 @@ class _PollPass:
             recorded=self._report.recorded + recorded,
             unreadable=self._report.unreadable + sum(isinstance(one, Unreadable) for one in seen),
         )
+
+    def _trouble(self, reason: str) -> None:
+        self._troubles += 1
+        if self._troubles >= TROUBLES_BEFORE_STOP:
+            self._stop(reason)
 
     def _stop(self, reason: str) -> None:
         self._report = replace(self._report, stopped=reason)

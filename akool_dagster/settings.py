@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.ledger.database import parse_ledger_url
 from akool_dagster.storage import StorageRoot
@@ -49,9 +51,13 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
 
 def ledger_url_from(environment: Mapping[str, str]) -> str:
     """Return the ledger's URL, checked, by the same rules."""
-    url = environment.get(LEDGER_URL) or f"sqlite:///{_home_folder(environment, LEDGER_URL) / 'ledger.sqlite'}"
+    url = environment.get(LEDGER_URL) or _sqlite_url(_home_folder(environment, LEDGER_URL) / "ledger.sqlite")
     parse_ledger_url(url)
     return url
+
+
+def _sqlite_url(path: Path) -> str:
+    return sa.URL.create("sqlite", database=str(path)).render_as_string()  # escapes what a URL gives a meaning to
 
 
 def _home_folder(environment: Mapping[str, str], variable: str) -> Path:
@@ -62,5 +68,7 @@ def _home_folder(environment: Mapping[str, str], variable: str) -> Path:
             f"deployment, or {variable} to a place of its own."
         )
     if not Path(home).is_absolute():
-        raise SettingsError(f"{DAGSTER_HOME} is the relative path {home!r}. Set it to {Path(home).absolute()}")
+        raise SettingsError(
+            f"{DAGSTER_HOME} is the relative path {home!r}. Set it to {Path(home).expanduser().absolute()}"
+        )
     return Path(home) / "akool"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,6 +39,13 @@ class _BadLineError(Exception):
     """A line that is not what its file's format says."""
 
 
+class _Csv(csv.excel):
+    """Strict: else a quotation mark that is never closed would swallow the rest of the ids without a word."""
+
+    skipinitialspace = True
+    strict = True
+
+
 def parse_track_input(text: str, labels: Mapping[str, str] | None = None) -> TrackInput:
     """Read ids, and labels where the format has them, from a text.
 
@@ -45,7 +53,8 @@ def parse_track_input(text: str, labels: Mapping[str, str] | None = None) -> Tra
     CSV with a header that names an id column (a ``labels`` column holds JSON text), or ids separated by line ends,
     commas and blanks. ``labels`` are added to every id; those in the text win.
     """
-    lines = text.removeprefix("\ufeff").splitlines()
+    # Not `splitlines`: it also splits at characters that may stand inside a label, such as U+2028.
+    lines = list(io.StringIO(text.removeprefix("\ufeff"), newline=None))
     requests: list[TrackRequest] = []
     problems: list[Problem] = []
     for entry in _entries(lines):
@@ -65,13 +74,17 @@ def parse_track_input(text: str, labels: Mapping[str, str] | None = None) -> Tra
 
 
 def _entries(lines: Sequence[str]) -> Iterable[_Entry | Problem]:
-    first = next((line.strip() for line in lines if line.strip()), "")
-    if first.startswith(("{", '"', "[")):
+    blank = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    first = lines[blank].strip() if lines else ""
+    if first.startswith(("{", "[")):
         return _json_lines(lines)
-    header = [cell.strip() for cell in next(csv.reader([first]), [])]
+    try:
+        header = [cell.strip() for cell in next(csv.reader(lines[blank:], _Csv), [])]
+    except csv.Error:  # such as one long line of ids
+        header = []
     if any(name in header for name in ID_COLUMNS):
-        return _csv_rows(lines)
-    return _plain_lines(lines)
+        return _csv_rows(lines[blank:], blank)
+    return _json_lines(lines) if first.startswith('"') else _plain_lines(lines)
 
 
 def _plain_lines(lines: Sequence[str]) -> Iterator[_Entry]:
@@ -87,10 +100,14 @@ def _json_lines(lines: Sequence[str]) -> Iterator[_Entry | Problem]:
             continue
         try:
             value = json.loads(line)
-            for item in value if isinstance(value, list) else [value]:
+        except (ValueError, RecursionError) as error:
+            yield Problem(line=number, message=f"not a line of JSON: {error}")
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            try:
                 yield number, *_json_entry(item)
-        except (ValueError, _BadLineError) as error:
-            yield Problem(line=number, message=f"not a line of JSON with an id: {error}")
+            except _BadLineError as error:
+                yield Problem(line=number, message=f"no id in JSON: {error}")
 
 
 def _json_entry(item: object) -> tuple[str, Mapping[str, str]]:
@@ -104,21 +121,29 @@ def _json_entry(item: object) -> tuple[str, Mapping[str, str]]:
     return raw_id, _labels(item.get("labels"))
 
 
-def _csv_rows(lines: Sequence[str]) -> Iterator[_Entry | Problem]:
-    reader = csv.DictReader(lines, skipinitialspace=True)
-    reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-    column = next(name for name in ID_COLUMNS if name in reader.fieldnames)
-    for row in reader:
-        raw_id = row[column]
-        if not raw_id or not raw_id.strip():
-            if any(isinstance(value, str) and value.strip() for value in row.values()):
-                yield Problem(line=reader.line_num, message=f"no id in column {column}")
+def _csv_rows(lines: Sequence[str], lines_before: int) -> Iterator[_Entry | Problem]:
+    reader = csv.reader(lines, _Csv)
+    header = [cell.strip() for cell in next(reader)]
+    column = next(name for name in ID_COLUMNS if name in header)
+    while True:
+        line = lines_before + reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield Problem(line=line, message=f"not CSV, read up to line {lines_before + reader.line_num}: {error}")
+            continue
+        if cells is None:
+            return
+        row = dict(zip(header, cells, strict=False))
+        raw_id, labels = row.get(column, ""), row.get("labels", "")
+        if not raw_id.strip():
+            if any(cell.strip() for cell in cells):
+                yield Problem(line=line, message=f"no id in column {column}")
             continue
         try:
-            text = row.get("labels") or ""
-            yield reader.line_num, raw_id, _labels(json.loads(text) if text.strip() else None)
-        except (ValueError, _BadLineError) as error:
-            yield Problem(line=reader.line_num, message=f"labels are not a JSON object: {error}")
+            yield line, raw_id, _labels(json.loads(labels) if labels.strip() else None)
+        except (ValueError, RecursionError, _BadLineError) as error:
+            yield Problem(line=line, message=f"labels are not a JSON object: {error}")
 
 
 def _labels(value: object) -> Mapping[str, str]:

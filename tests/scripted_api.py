@@ -1,0 +1,68 @@
+"""An Akool for poll passes without HTTP: says what a test's script says, and remembers what it was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from akool_dagster.api.errors import AkoolContentError, AkoolError
+from akool_dagster.api.models import ResultsAnswer, parse_results
+from akool_dagster.clock import Deadline
+
+FIRST_SECOND = 1_759_990_000
+"""Before the start of `tests.clock.FakeClock`, so that ids of this second are not from the future."""
+
+
+def job_id(number: int, second: int = FIRST_SECOND) -> str:
+    """Return an id as Akool makes them: creation second, then something unique."""
+    return f"{second:08x}{number:016x}"
+
+
+def row(identifier: str, status: object = 3, **fields: object) -> dict[str, object]:
+    """Return a raw row as ``resultsByIds`` has it."""
+    created = FIRST_SECOND * 1000
+    told: dict[str, object] = {"_id": identifier, "status": status, "create_time": created, "update_time": created + 60}
+    if status == 3:
+        told |= {"video_url": f"https://cdn.example/{identifier}.mp4", "video_duration": 5.0}
+    return told | fields
+
+
+Hook = Callable[[int, Sequence[str]], AkoolError | BaseException | None]
+
+
+class ScriptedApi:
+    """Holds rows by id; an id in ``poison`` makes each call that asks for it fail with that error.
+
+    ``before`` sees the number of each call (from 1) and its ids, and may return an error to raise instead of answering.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[str, Mapping[str, object]],
+        *,
+        poison: Mapping[str, AkoolError] | None = None,
+        before: Hook | None = None,
+    ) -> None:
+        self.rows = rows
+        self.poison = poison or {}
+        self.before = before
+        self.asked: list[tuple[str, ...]] = []
+
+    @property
+    def calls(self) -> int:
+        return len(self.asked)
+
+    def results(self, ids: Sequence[str], *, deadline: Deadline | None = None) -> ResultsAnswer:
+        assert deadline is not None, "a call outside the tick's deadline"
+        self.asked.append(tuple(ids))
+        error = None if self.before is None else self.before(self.calls, ids)
+        for identifier in ids:
+            error = error or self.poison.get(identifier)
+        if error is not None:
+            raise error
+        rows: list[object] = [self.rows[identifier] for identifier in reversed(ids) if identifier in self.rows]
+        rows.append(row("f" * 24))  # which nobody asked for
+        return parse_results({"code": 1000, "data": {"result": rows}}, ids)
+
+
+def refusal(code: int = 1008) -> AkoolContentError:
+    return AkoolContentError(f"Akool answered {code}.", code=code)
