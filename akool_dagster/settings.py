@@ -57,7 +57,10 @@ def ledger_url_from(environment: Mapping[str, str]) -> str:
 
 
 def _sqlite_url(path: Path) -> str:
-    return sa.URL.create("sqlite", database=str(path)).render_as_string()  # escapes what a URL gives a meaning to
+    url = sa.URL.create("sqlite", database=str(path)).render_as_string()  # escapes what a URL gives a meaning to
+    if parse_ledger_url(url).database != str(path):  # SQLAlchemy 2.0 escapes less than 2.1
+        raise SettingsError(f"No SQLAlchemy URL can name {path}. Choose another {DAGSTER_HOME}, or set {LEDGER_URL}.")
+    return url
 
 
 def _home_folder(environment: Mapping[str, str], variable: str) -> Path:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 
 INT64_MAX = 2**63 - 1
+FIRST_MOMENT = 946_684_800_000
 LAST_MOMENT = 253_402_300_799_999
-"""The last millisecond of the year 9999."""
+"""The first millisecond of the year 2000 and the last of 9999."""
 
 _INTEGER_TEXT = re.compile(r"[+-]?[0-9]{1,30}(?:\.0*)?")
 _NUMBER_TEXT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -33,9 +34,12 @@ def read_integer(value: object) -> int | None:
 
 
 def read_moment(value: object) -> int | None:
-    """Return milliseconds since the Unix epoch: a moment from 1970 to the year 9999, which every reader can show."""
+    """Return milliseconds since the Unix epoch: a moment from the year 2000 to 9999, which every reader can show.
+
+    Seconds in the place of milliseconds would be a moment in January 1970.
+    """
     moment = read_integer(value)
-    if moment is not None and not 0 <= moment <= LAST_MOMENT:
+    if moment is not None and not FIRST_MOMENT <= moment <= LAST_MOMENT:
         raise ValueError("not a moment in milliseconds")
     return moment
 

@@ -22,11 +22,12 @@ from akool_dagster.api.models import (
     normalise_id,
     parse_results,
 )
-from akool_dagster.api.values import LAST_MOMENT
+from akool_dagster.api.values import FIRST_MOMENT, LAST_MOMENT
 
 DATA = Path(__file__).parent.parent / "data"
 ID = "6891abe782f7cd2a890c44ba"
 OTHER = "6891a2295d612f78c9204f77"
+SEEN = 1_760_000_000_000
 URL = "https://cdn.example/v.mp4"
 JSON_VALUE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
@@ -78,9 +79,9 @@ def test_a_field_of_akools_called_extra_does_not_collide_with_ours() -> None:
 
 
 @pytest.mark.parametrize("field", [*INTEGERS, "status"])
-@pytest.mark.parametrize("sent", [3, 3.0, "3", " 3 ", "3.0", "+3"])
+@pytest.mark.parametrize("sent", [SEEN, float(SEEN), f"{SEEN}", f" {SEEN} ", f"{SEEN}.0", f"+{SEEN}"])
 def test_an_integer_may_come_as_a_whole_float_or_as_text(field: str, sent: object) -> None:
-    assert getattr(row(**{field: sent}), field) == 3
+    assert getattr(row(**{field: sent}), field) == SEEN
 
 
 @pytest.mark.parametrize("sent", [5.063, "5.063", "5063e-3"])
@@ -113,7 +114,8 @@ def test_a_number_where_text_belongs_becomes_text(sent: object, kept: str) -> No
     [
         ("create_time", "yesterday"),
         ("create_time", LAST_MOMENT + 1),
-        ("create_time", -1),
+        ("create_time", FIRST_MOMENT - 1),
+        ("create_time", 1_754_377_191),
         ("uid", 2**63),
         ("uid", -(2**63) - 1),
         ("create_time", 1e300),
@@ -249,16 +251,16 @@ def test_only_an_http_url_with_a_host_can_be_downloaded(url: str | None, usable:
 @pytest.mark.parametrize(
     ("times", "expires"),
     [
-        ({"create_time": 10, "update_time": 20}, 20 + VIDEO_LIFETIME_MS),
-        ({"create_time": 20, "update_time": 10}, 20 + VIDEO_LIFETIME_MS),
-        ({"create_time": 10}, 10 + VIDEO_LIFETIME_MS),
-        ({"update_time": 0}, 0 + VIDEO_LIFETIME_MS),
-        ({}, 99 + VIDEO_LIFETIME_MS),
-        ({"create_time": LAST_MOMENT}, 99 + VIDEO_LIFETIME_MS),
+        ({"create_time": SEEN - 20, "update_time": SEEN - 10}, SEEN - 10 + VIDEO_LIFETIME_MS),
+        ({"create_time": SEEN - 10, "update_time": SEEN - 20}, SEEN - 10 + VIDEO_LIFETIME_MS),
+        ({"create_time": SEEN - 10}, SEEN - 10 + VIDEO_LIFETIME_MS),
+        ({"update_time": 0}, SEEN + VIDEO_LIFETIME_MS),
+        ({}, SEEN + VIDEO_LIFETIME_MS),
+        ({"create_time": LAST_MOMENT}, SEEN + VIDEO_LIFETIME_MS),
     ],
 )
 def test_a_video_lives_seven_days_from_the_latest_time_known(times: dict[str, int], expires: int) -> None:
-    assert row(**times).expires_ms(settled_ms=99) == expires
+    assert row(**times).expires_ms(settled_ms=SEEN) == expires
 
 
 @pytest.mark.parametrize(
@@ -331,9 +333,9 @@ def test_a_payload_that_is_no_envelope_is_an_error(payload: object) -> None:
         parse_results(payload, [ID])
 
 
-QUEUED = {"_id": ID, "status": 1, "update_time": 900}
-DONE = {"_id": ID, "status": 3, "video_url": URL, "update_time": 500}
-NO_URL = {"_id": ID, "status": 3, "update_time": 800}
+QUEUED = {"_id": ID, "status": 1, "update_time": SEEN + 900}
+DONE = {"_id": ID, "status": 3, "video_url": URL, "update_time": SEEN + 500}
+NO_URL = {"_id": ID, "status": 3, "update_time": SEEN + 800}
 
 
 @pytest.mark.parametrize(
@@ -343,8 +345,8 @@ NO_URL = {"_id": ID, "status": 3, "update_time": 800}
         ([QUEUED, DONE], DONE),
         ([NO_URL, DONE], DONE),
         ([NO_URL, QUEUED], NO_URL),
-        ([DONE, {**DONE, "update_time": 600}], {**DONE, "update_time": 600}),
-        ([{**DONE, "update_time": 600}, DONE], {**DONE, "update_time": 600}),
+        ([DONE, {**DONE, "update_time": SEEN + 600}], {**DONE, "update_time": SEEN + 600}),
+        ([{**DONE, "update_time": SEEN + 600}, DONE], {**DONE, "update_time": SEEN + 600}),
         ([DONE, {**DONE, "uid": 2}], {**DONE, "uid": 2}),
         ([{**QUEUED, "status": 99}, QUEUED], QUEUED),
         ([{"_id": ID, "status": 4}, NO_URL], {"_id": ID, "status": 4}),

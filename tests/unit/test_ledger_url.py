@@ -1,0 +1,169 @@
+"""How a ledger's URL may be written, and that what is secret in it is never shown."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from akool_dagster.ledger import JobLedger, LedgerUnavailableError, LedgerUrlError
+from akool_dagster.ledger.database import Database, parse_ledger_url
+
+SECRET = "s3cret"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_absolute_sqlite_path_is_taken_as_it_is() -> None:
+    assert parse_ledger_url("sqlite:////data/ledger.sqlite").database == "/data/ledger.sqlite"
+
+
+@pytest.mark.parametrize("written", ["sqlite:///ledger.sqlite", "sqlite:///./ledger.sqlite", "sqlite:///a/../b.sqlite"])
+def test_a_relative_path_is_refused_with_the_absolute_url(folder: Path, written: str) -> None:
+    relative = written.removeprefix("sqlite:///")
+    with pytest.raises(LedgerUrlError, match="is relative") as caught:
+        parse_ledger_url(written)
+    advised = str(caught.value).rpartition("Write ")[2]
+    assert advised == f"sqlite:///{folder / relative}"
+    assert parse_ledger_url(advised).database == str(folder / relative)
+
+
+def test_a_path_in_the_home_folder_is_refused_with_the_absolute_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    for written in ("sqlite:///~/ledger.sqlite", "~/ledger.sqlite"):
+        with pytest.raises(LedgerUrlError, match=r"sqlite:////home/someone/ledger\.sqlite$"):
+            parse_ledger_url(written)
+
+
+@pytest.mark.parametrize("written", ["ledger.sqlite", "data/ledger.sqlite", ""])
+def test_a_plain_path_is_refused_with_the_url_to_write(folder: Path, written: str) -> None:
+    with pytest.raises(LedgerUrlError, match="not a SQLAlchemy URL") as caught:
+        parse_ledger_url(written)
+    assert str(caught.value).endswith(f" sqlite:///{folder / written}")
+
+
+def test_a_plain_absolute_path_is_refused_with_the_url_to_write() -> None:
+    with pytest.raises(LedgerUrlError, match=r"file write sqlite:////data/ledger\.sqlite$"):
+        parse_ledger_url("/data/ledger.sqlite")
+
+
+@pytest.mark.parametrize("written", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_ledger_in_memory_is_refused(written: str) -> None:
+    with pytest.raises(LedgerUrlError, match="in-memory"):
+        parse_ledger_url(written)
+
+
+@pytest.mark.parametrize("written", ["mysql://u:s3cret@h/d", "duckdb:////data/x", "oracle+oracledb://u:s3cret@h/d"])
+def test_another_kind_of_database_is_refused_by_name(written: str) -> None:
+    with pytest.raises(LedgerUrlError, match=r"SQLite or PostgreSQL, not in '(mysql|duckdb|oracle)'") as caught:
+        parse_ledger_url(written)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg"])
+def test_every_postgresql_url_means_psycopg2(scheme: str) -> None:
+    url = parse_ledger_url(f"{scheme}://me:s3cret@db.example:5433/jobs?sslmode=require")
+    assert url.drivername == "postgresql+psycopg2"
+    assert (url.username, url.password, url.host, url.port, url.database, dict(url.query)) == (
+        "me",
+        SECRET,
+        "db.example",
+        5433,
+        "jobs",
+        {"sslmode": "require"},
+    )
+
+
+@pytest.mark.parametrize(
+    "written", ["://x", "postgresql:///[bad", "postgresql://me:s3cret@h:s3cret/d", "postgresql://h:s3cret/d"]
+)
+def test_a_url_that_cannot_be_read_is_not_repeated(written: str) -> None:
+    try:
+        parse_ledger_url(written)
+    except LedgerUrlError as error:
+        assert SECRET not in f"{error!r} {error.__cause__!r}"
+        assert error.__suppress_context__
+
+
+def test_a_password_where_the_port_belongs_is_a_url_error() -> None:
+    with pytest.raises(LedgerUrlError, match="postgresql://user:password@host"):
+        parse_ledger_url("postgresql://me:s3cret/jobs")
+
+
+@pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let psycopg2 be not installed."""
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_a_missing_driver_is_named_with_the_command_that_installs_it() -> None:
+    with pytest.raises(LedgerUrlError, match=r"'psycopg2'.*pip install psycopg2-binary") as caught:
+        JobLedger.open(f"postgresql://me:{SECRET}@db.example/jobs?password={SECRET}")
+    assert SECRET not in str(caught.value)
+
+
+class _OperationalError(Exception):
+    """What a driver raises when it cannot connect."""
+
+
+def _fake_driver(message: str) -> Any:
+    driver: Any = ModuleType("psycopg2")
+
+    def connect(*_: object, **__: object) -> None:
+        raise _OperationalError(message)
+
+    driver.__version__ = "2.9.9"
+    driver.paramstyle = "pyformat"
+    driver.connect = connect
+    driver.Error = _OperationalError
+    driver.OperationalError = _OperationalError
+    driver.extensions = driver.extras = ModuleType("psycopg2.extensions")
+    return driver
+
+
+@pytest.mark.parametrize("message", ["could not connect to server\n\tIs it running?", ""])
+def test_a_server_that_cannot_be_reached_is_named_without_what_is_secret(
+    monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    driver = _fake_driver(message)
+    for name in ("psycopg2", "psycopg2.extensions", "psycopg2.extras"):
+        monkeypatch.setitem(sys.modules, name, driver)
+    database = Database(f"postgresql://me:{SECRET}@db.example/jobs?password={SECRET}&sslpassword={SECRET}")
+    assert database.shown == "postgresql+psycopg2://me:***@db.example/jobs"
+    with pytest.raises(LedgerUnavailableError, match=r"db\.example/jobs cannot be used now: ") as caught:
+        database.version()
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert SECRET not in f"{error} {error!r}"
+        error = error.__cause__ or error.__context__
+    assert SECRET not in repr(database)
+    database.close()
+
+
+def test_a_sqlite_url_is_shown_without_its_query(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with JobLedger.create(f"sqlite:///{path}?check_same_thread=false") as ledger:
+        assert ledger.shown_url == f"sqlite:///{path}"
+        assert str(path) not in repr(ledger)
+
+
+def test_the_engine_hides_what_is_written(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}")
+    with (
+        pytest.raises(sa.exc.IntegrityError) as caught,
+        database.write() as connection,
+    ):
+        connection.execute(sa.text("CREATE TABLE t (x TEXT CHECK (x = 'a'))"))
+        connection.execute(sa.text("INSERT INTO t VALUES (:x)"), {"x": SECRET})
+    assert SECRET not in str(caught.value)
+    database.close()
