@@ -108,6 +108,7 @@ def run_poll_pass(
     """
     if ids_per_request < 1:
         raise ValueError(f"ids_per_request must be at least 1, not {ids_per_request}")
+    ledger.mend_schedule(account)
     pause_ms = ledger.poll_not_before(account) - clock.now_ms()
     if 0 < pause_ms <= LONGEST_PAUSE_MS:  # a longer one was noted under a clock that was set back since
         return PollReport(stopped=f"polling pauses for another {pause_ms / 1000:.0f} s, as Akool's answers asked")
@@ -190,7 +191,7 @@ class _PollPass:
             elif isinstance(error, AkoolContentError):
                 seen.append(Missed(job_id=ids[0], code=error.code, alone=True))
             else:
-                seen.append(Unreadable(job_id=ids[0], error=str(error)))
+                seen.append(Unreadable(job_id=ids[0], error=str(error), alone=True))
             return
         now = self._clock.now_ms()
         seen.extend(observation_of(row, now) for row in answer.rows.values())

@@ -10,7 +10,7 @@ from akool_dagster.ledger.errors import (
     LedgerUnavailableError,
     LedgerUrlError,
 )
-from akool_dagster.ledger.ledger import JobLedger, PartitionSnapshot
+from akool_dagster.ledger.ledger import JobLedger
 from akool_dagster.ledger.records import (
     Answered,
     ClaimedJob,
@@ -19,6 +19,7 @@ from akool_dagster.ledger.records import (
     JobState,
     Missed,
     Observation,
+    PartitionSnapshot,
     RecordReport,
     TrackReport,
     TrackRequest,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from akool_dagster.ledger.errors import (
 )
 from akool_dagster.ledger.schema import SCHEMA_VERSION, VERSION_TABLE
 
+Insert = Callable[[sa.Table], sqlite.Insert | postgresql.Insert]
+"""Makes an INSERT that can say ON CONFLICT: the two dialects write it alike."""
+
 HOW_TO_CREATE = "Track a job (`akool-dagster track ID`) or run `akool-dagster ledger init` to create it."
 
 
@@ -31,13 +34,14 @@ def parse_ledger_url(url: str) -> sa.URL:
     """
     try:
         parsed = sa.make_url(url)
-    except exc.ArgumentError:
+    except (exc.ArgumentError, ValueError):  # ValueError: a port that is no number, which may be part of a password
         path = Path(url).expanduser()
         hint = f"sqlite:///{path if path.is_absolute() else path.absolute()}"
         raise LedgerUrlError(
             f"The ledger URL is not a SQLAlchemy URL. For a SQLite file write {hint}"
             if "://" not in url
-            else "The ledger URL is not a SQLAlchemy URL. Write sqlite:////absolute/path/ledger.sqlite"
+            else "The ledger URL is not a SQLAlchemy URL. Write sqlite:////absolute/path/ledger.sqlite or "
+            "postgresql://user:password@host:5432/database"
         ) from None
     backend = parsed.get_backend_name()
     if backend == "sqlite":
@@ -48,7 +52,7 @@ def parse_ledger_url(url: str) -> sa.URL:
             )
         if not Path(database).is_absolute():
             raise LedgerUrlError(
-                f"The ledger's path {database!r} is relative. Write sqlite:///{Path(database).absolute()}"
+                f"The ledger's path {database!r} is relative. Write sqlite:///{Path(database).expanduser().absolute()}"
             )
         return parsed
     if backend == "postgresql":
@@ -63,25 +67,22 @@ class Database:
     def __init__(self, url: str, *, busy_timeout: float = 15.0) -> None:
         self.url = parse_ledger_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.insert: Insert = sqlite.insert if self.is_sqlite else postgresql.insert
         connect_args: dict[str, Any] = {"timeout": busy_timeout} if self.is_sqlite else {}
         try:
             self.engine = sa.create_engine(self.url, connect_args=connect_args, hide_parameters=True)
         except ModuleNotFoundError as error:
             raise LedgerUrlError(
-                f"The ledger URL needs the module {error.name!r}: pip install psycopg2-binary"
+                f"The ledger URL needs the module {error.name!r}. For PostgreSQL: pip install psycopg2-binary"
             ) from error
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _set_up_sqlite_connection)
             sa.event.listen(self.engine, "begin", _begin_sqlite_transaction)
 
-    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-        """Return an INSERT that can say ON CONFLICT: the two dialects write it alike."""
-        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
-
     @property
     def shown(self) -> str:
-        """Return the URL without its password, for messages."""
-        return self.url.render_as_string(hide_password=True)
+        """Return the URL without its password and its query, which may hold one too, for messages."""
+        return self.url.set(query={}).render_as_string(hide_password=True)
 
     def close(self) -> None:
         """Close every connection."""
@@ -92,7 +93,7 @@ class Database:
         """Run one writing transaction; commit at the end, roll back on any error."""
         with (
             self._reported(),
-            self.engine.connect().execution_options(akool_write=True) as connection,
+            self.engine.connect().execution_options(akool_begin="BEGIN IMMEDIATE") as connection,
             connection.begin(),
         ):
             yield connection
@@ -112,7 +113,7 @@ class Database:
         """Raise unless a ledger of exactly this code's version is there and may be written."""
         if self.is_sqlite:
             path = Path(self.url.database or "")
-            if not path.exists():
+            if not _exists(path):
                 raise LedgerMissingError(f"There is no ledger at {self.shown}. {HOW_TO_CREATE}")
             self._require_writable(path)
         version = self.version()
@@ -124,6 +125,7 @@ class Database:
                 f"The ledger {self.shown} has the older schema {version}; akool-dagster here needs "
                 f"{SCHEMA_VERSION}. Stop the daemon and run `akool-dagster ledger init` to upgrade it."
             )
+        self._write_ahead()
 
     def create_or_upgrade(self) -> None:
         """Bring the database to this code's schema. Safe to run twice, and by two processes at once."""
@@ -133,12 +135,13 @@ class Database:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise LedgerUnavailableError(f"The ledger's folder {path.parent} cannot be made: {error}") from error
-            if path.exists():
+            if _exists(path):
                 self._require_writable(path)
         version = self.version()
         if version is not None:
             self._require_not_newer(version)
         if version != SCHEMA_VERSION:
+            self._write_ahead()
             self._migrate()
 
     def version(self) -> str | None:
@@ -162,6 +165,13 @@ class Database:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
+    def _write_ahead(self) -> None:
+        # The file remembers the mode. So it is set only once the file is known to be, or to become, a ledger:
+        # another program's database, named by mistake, stays as it is.
+        if self.is_sqlite:
+            with self._reported(), self.engine.connect().execution_options(akool_begin=None) as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+
     def _require_not_newer(self, version: str) -> None:
         if version > SCHEMA_VERSION:
             raise LedgerSchemaError(
@@ -179,7 +189,7 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            cause = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+            cause = next(iter(str(error.orig).strip().splitlines()), type(error.orig).__name__)
             if isinstance(error, exc.IntegrityError | exc.ProgrammingError | exc.DataError):
                 raise
             raise LedgerUnavailableError(f"The ledger {self.shown} cannot be used now: {cause}") from error
@@ -190,7 +200,6 @@ def _set_up_sqlite_connection(connection: Any, _record: object) -> None:
     # could not be read, and DDL would not roll back. https://docs.sqlalchemy.org/en/20/dialects/sqlite.html
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # a tracked id is paid work: it must survive a power cut too
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
@@ -198,5 +207,13 @@ def _set_up_sqlite_connection(connection: Any, _record: object) -> None:
 
 def _begin_sqlite_transaction(connection: sa.Connection) -> None:
     # A deferred transaction that reads first and writes later fails at once when another wrote in between.
-    writes = connection.get_execution_options().get("akool_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    begin = connection.get_execution_options().get("akool_begin", "BEGIN")
+    if begin is not None:
+        connection.exec_driver_sql(begin)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # such as a folder above it that may not be entered
+        raise LedgerUnavailableError(f"The ledger's file cannot be reached: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -124,7 +125,8 @@ class HeldLease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._book.release(*self._key)
+        with suppress(LedgerUnavailableError):  # it runs out by itself: no reason to fail a run that is done
+            self._book.release(*self._key)
 
     def _keep_renewing(self) -> None:
         while not self._clock.wait(self._stop, RENEW_SECONDS):

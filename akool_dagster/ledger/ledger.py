@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +27,7 @@ from akool_dagster.ledger.records import (
     JobState,
     KnownLanding,
     Observation,
+    PartitionSnapshot,
     RecordReport,
     TrackReport,
     TrackRequest,
@@ -39,6 +40,7 @@ from akool_dagster.ledger.records import (
 from akool_dagster.ledger.rows import (
     CHUNK,
     JOB_COLUMNS,
+    SET_NEXT_POLL,
     chunks,
     due_query,
     json_text,
@@ -68,16 +70,8 @@ from akool_dagster.ledger.transitions import (
 CLAIM_MS = 120_000
 """How long a claimed id is left alone by other poll passes: longer than any tick."""
 OVERDUE_MS = 600_000
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionSnapshot:
-    """The jobs of one stretch of time and their highest revisions, all read in one transaction."""
-
-    ledger_id: str
-    revision: int
-    video_revision: int
-    jobs: Sequence[Job]
+LONGEST_WAIT_MS = 7_200_000
+"""Twice the longest wait that anything here or in the videos' schedule asks for."""
 
 
 class JobLedger:
@@ -175,6 +169,7 @@ class JobLedger:
 
     def _track_chunk(self, account: str, labels_by_id: Mapping[str, dict[str, str]], again: bool) -> TrackReport:
         now = self._clock.now_ms()
+        added: set[str] = set()
         with self._database.write() as connection:
             known = {job.job_id: job for job in locked_jobs(connection, account, labels_by_id)}
             new = {job_id: labels for job_id, labels in labels_by_id.items() if job_id not in known}
@@ -191,6 +186,7 @@ class JobLedger:
                         misses=0,
                         first_missed_at=None,
                         urlless_polls=0,
+                        last_code=None,
                         last_error=None,
                     )
                 if after != job:
@@ -199,15 +195,18 @@ class JobLedger:
                 revision = next_revision(connection)
                 if new:
                     rows = [new_job_row(account, job_id, labels, now, revision) for job_id, labels in new.items()]
-                    # Another process may track the same new id at the same moment.
-                    connection.execute(self._database.insert(jobs).on_conflict_do_nothing(), rows)
+                    statement = self._database.insert(jobs).on_conflict_do_nothing().returning(jobs.c.job_id)
+                    added.update(connection.execute(statement, rows).scalars())
                 write_changes(self._database, connection, account, updated, revision)
-        return TrackReport(
-            added=len(new),
+        report = TrackReport(
+            added=len(added),
             known=len(known),
             relabelled=sum(before.labels != after.labels for before, after in updated),
             reopened=sum(before.state != after.state for before, after in updated),
         )
+        # On PostgreSQL another process may have tracked them at the same moment: they are known by now.
+        raced = {job_id: labels for job_id, labels in new.items() if job_id not in added}
+        return report + self._track_chunk(account, raced, again) if raced else report
 
     # Polling
 
@@ -225,6 +224,18 @@ class JobLedger:
         )
         with self._database.write() as connection:
             connection.execute(statement)
+
+    def mend_schedule(self, account: str) -> None:
+        """Make due what waits for a moment further away than any wait is: it was set under a clock set back since."""
+        now = self._clock.now_ms()
+        mine, latest = jobs.c.account == account, now + LONGEST_WAIT_MS
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(jobs).where(mine, IS_PENDING, jobs.c.next_poll_at > latest).values(next_poll_at=now)
+            )
+            connection.execute(
+                sa.update(jobs).where(mine, VIDEO_IS_PENDING, jobs.c.video_next_at > latest).values(video_next_at=now)
+            )
 
     def claim(self, account: str, limit: int) -> list[ClaimedJob]:
         """Take due ids, longest due first, and reserve them for two minutes.
@@ -251,11 +262,10 @@ class JobLedger:
 
     def _set_next_poll(self, connection: sa.Connection, account: str, ids: Sequence[str], at: int) -> None:
         for chunk in chunks(ids):
-            where = (jobs.c.account == account, jobs.c.job_id.in_(chunk), IS_PENDING)
-            connection.execute(sa.update(jobs).where(*where).values(next_poll_at=at))
+            connection.execute(SET_NEXT_POLL, {"key_account": account, "ids": chunk, "at": at})
 
     def record(self, account: str, observations: Sequence[Observation], look_again: LookAgain) -> RecordReport:
-        """Record what one call said, in one transaction. Final jobs and unknown ids are left as they are."""
+        """Record what one call said, 500 jobs a transaction. Final jobs and unknown ids are left as they are."""
         seen = {observation.job_id: observation for observation in observations}
         now = self._clock.now_ms()
         report = RecordReport()
@@ -286,8 +296,9 @@ class JobLedger:
             for job in locked_jobs(connection, account, [answered.job_id]):
                 if job.state == JobState.COMPLETED and answered.has_video_url and job.payload != answered.payload:
                     revision = next_revision(connection)
-                    after = replace(job, payload=answered.payload, revision=revision)
-                    update_jobs(connection, account, [after])
+                    expires_at = max(job.video_expires_at or 0, answered.video_expires_at)
+                    after = replace(job, payload=answered.payload, video_expires_at=expires_at, revision=revision)
+                    update_jobs(connection, account, [(job, after)])
 
     # Videos
 

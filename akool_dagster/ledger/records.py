@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -11,6 +11,8 @@ from akool_dagster.ledger.errors import InvalidJobError
 
 JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 OBJECT_ID_PATTERN = re.compile(r"[0-9a-fA-F]{24}")
+UNSTORABLE_TEXT = re.compile("[\x00\ud800-\udfff]")
+"""PostgreSQL refuses NUL, and a lone surrogate cannot be written as UTF-8 anywhere."""
 LABEL_LIMITS = (64, 1024)
 """The most characters in a label's key and in its value."""
 
@@ -144,6 +146,8 @@ class Unreadable:
 
     job_id: str
     error: str
+    alone: bool = False
+    """Whether the id makes a whole call fail, so that it is polled alone from now on."""
 
 
 Observation = Answered | Missed | Unreadable
@@ -259,6 +263,16 @@ class KnownLanding:
     checked_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class PartitionSnapshot:
+    """The jobs of one stretch of time and their highest revisions, all read in one transaction."""
+
+    ledger_id: str
+    revision: int
+    video_revision: int
+    jobs: Sequence[Job]
+
+
 STATUS_LABELS: Mapping[int | None, str] = {
     None: "unseen",
     1: "queueing",
@@ -293,12 +307,14 @@ def check_labels(job_id: str, labels: Mapping[str, str]) -> None:
     """Raise `InvalidJobError` for a label that cannot be stored."""
     longest_key, longest_value = LABEL_LIMITS
     for key, value in labels.items():
-        if not key.strip() or len(key) > longest_key or len(value) > longest_value or "\x00" in key + value:
+        if not key.strip() or len(key) > longest_key or len(value) > longest_value:
             raise InvalidJobError(
                 f"label {key[:80]!r} of {job_id}: a key has 1 to {longest_key} characters, "
                 f"a value at most {longest_value}.",
                 job_id,
             )
+        if UNSTORABLE_TEXT.search(key + value):
+            raise InvalidJobError(f"label {key!r} of {job_id} has a character that is not valid in UTF-8 text.", job_id)
 
 
 def partition_moment(job_id: str, now_ms: int) -> int:

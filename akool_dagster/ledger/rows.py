@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from akool_dagster.ledger.database import Database
+from akool_dagster.ledger.database import Database, Insert
 from akool_dagster.ledger.records import Job, JobState, partition_moment
 from akool_dagster.ledger.schema import HOUR_MS, IS_PENDING, hours, jobs, ledger
 from akool_dagster.ledger.transitions import asks_for_landing, shows_differently
@@ -27,6 +28,25 @@ MUTABLE_FIELDS = [
 
 _Item = TypeVar("_Item")
 
+# Built once: building a statement takes SQLAlchemy longer than SQLite takes to run it.
+_LOCKED_JOBS = (
+    sa.select(*JOB_COLUMNS)
+    .where(jobs.c.account == sa.bindparam("account"), jobs.c.job_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(jobs.c.job_id)  # one order of locks for everybody
+    .with_for_update()
+)
+SET_NEXT_POLL = (
+    sa.update(jobs)
+    .where(
+        jobs.c.account == sa.bindparam("key_account"),
+        jobs.c.job_id.in_(sa.bindparam("ids", expanding=True)),
+        # Not IS_PENDING: with more than a few ids SQLite would take the index on state and read every pending job.
+        jobs.c.settled_at.is_(None),
+    )
+    .values(next_poll_at=sa.bindparam("at"))
+)
+_COUNT_UP = sa.update(ledger).values(revision=ledger.c.revision + 1).returning(ledger.c.revision)
+
 
 def due_query(account: str, now_ms: int, limit: int) -> sa.Select[Any]:
     """Return the query for the ids that are due, longest due first."""
@@ -40,13 +60,7 @@ def due_query(account: str, now_ms: int, limit: int) -> sa.Select[Any]:
 
 def locked_jobs(connection: sa.Connection, account: str, ids: Iterable[str]) -> list[Job]:
     """Return the jobs with these ids, locked until the transaction ends. Unknown ids are left out."""
-    query = (
-        sa.select(*JOB_COLUMNS)
-        .where(jobs.c.account == account, jobs.c.job_id.in_(list(ids)))
-        .order_by(jobs.c.job_id)  # one order of locks for everybody
-        .with_for_update()
-    )
-    return [Job(*row) for row in connection.execute(query)]
+    return [Job(*row) for row in connection.execute(_LOCKED_JOBS, {"account": account, "ids": list(ids)})]
 
 
 def next_revision(connection: sa.Connection) -> int:
@@ -54,8 +68,7 @@ def next_revision(connection: sa.Connection) -> int:
 
     A counter row, not a sequence: its lock is held to the commit, so revisions become visible in order.
     """
-    statement = sa.update(ledger).values(revision=ledger.c.revision + 1).returning(ledger.c.revision)
-    return int(connection.execute(statement).scalar_one())
+    return int(connection.execute(_COUNT_UP).scalar_one())
 
 
 def write_changes(
@@ -66,26 +79,32 @@ def write_changes(
     revision: int,
 ) -> None:
     """Write jobs as they stand after a change, stamped with the revision, and raise their hours' heads."""
-    stamped = [_stamp(before, after, revision) for before, after in changes]
+    stamped = [(before, _stamp(before, after, revision)) for before, after in changes]
     update_jobs(connection, account, stamped)
-    asking = [job for job in stamped if revision and revision in (job.head, job.video_head)]
+    asking = [job for _, job in stamped if revision and revision in (job.head, job.video_head)]
     if asking:
         _raise_hours(database, connection, account, asking)
 
 
-def update_jobs(connection: sa.Connection, account: str, changed: Sequence[Job]) -> None:
-    """Write jobs exactly as they are given."""
-    if not changed:
-        return
-    statement = (
+def update_jobs(connection: sa.Connection, account: str, changes: Iterable[tuple[Job, Job]]) -> None:
+    """Write what differs between a job before and after; the index of a column that stays is not touched."""
+    alike: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    for before, after in changes:
+        names = tuple(name for name in MUTABLE_FIELDS if getattr(before, name) != getattr(after, name))
+        values = {f"new_{name}": getattr(after, name) for name in names}
+        alike.setdefault(names, []).append({"key_account": account, "key_job_id": after.job_id, **values})
+    for names, rows in alike.items():
+        if names:
+            connection.execute(_update_of(names), rows)
+
+
+@lru_cache(maxsize=256)
+def _update_of(names: tuple[str, ...]) -> sa.Update:
+    return (
         sa.update(jobs)
-        .where(jobs.c.account == account, jobs.c.job_id == sa.bindparam("key_job_id"))
-        .values({name: sa.bindparam(f"new_{name}") for name in MUTABLE_FIELDS})
+        .where(jobs.c.account == sa.bindparam("key_account"), jobs.c.job_id == sa.bindparam("key_job_id"))
+        .values({name: sa.bindparam(f"new_{name}") for name in names})
     )
-    rows = [
-        {"key_job_id": job.job_id} | {f"new_{name}": getattr(job, name) for name in MUTABLE_FIELDS} for job in changed
-    ]
-    connection.execute(statement, rows)
 
 
 def new_job_row(account: str, job_id: str, labels: dict[str, str], now: int, revision: int) -> dict[str, Any]:
@@ -131,20 +150,24 @@ def _raise_hours(database: Database, connection: sa.Connection, account: str, ch
         hour_at = job.partition_at - job.partition_at % HOUR_MS
         head, video_head = highest.get(hour_at, (0, 0))
         highest[hour_at] = (max(head, job.head), max(video_head, job.video_head))
-    statement = database.insert(hours)
+    rows = [
+        {"account": account, "hour_at": hour_at, "head": head, "video_head": video_head}
+        for hour_at, (head, video_head) in sorted(highest.items())
+    ]
+    connection.execute(_raised_hours(database.insert), rows)
+
+
+@lru_cache(maxsize=2)
+def _raised_hours(insert: Insert) -> sa.Executable:
+    statement = insert(hours)
     excluded = statement.excluded
-    statement = statement.on_conflict_do_update(
+    return statement.on_conflict_do_update(
         index_elements=[hours.c.account, hours.c.hour_at],
         set_={
             name: sa.case((hours.c[name] > excluded[name], hours.c[name]), else_=excluded[name])
             for name in ("head", "video_head")
         },
     )
-    rows = [
-        {"account": account, "hour_at": hour_at, "head": head, "video_head": video_head}
-        for hour_at, (head, video_head) in sorted(highest.items())
-    ]
-    connection.execute(statement, rows)
 
 
 def json_text(value: Mapping[str, object]) -> str:

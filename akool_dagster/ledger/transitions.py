@@ -38,80 +38,72 @@ class Limits:
 
 
 LookAgain = Callable[[int], int]
-"""The schedule: a job's age in milliseconds to the wait before its next poll, in milliseconds."""
+"""The schedule: how long a job has been watched to the wait before its next poll, both in milliseconds."""
 
 
 def observe(job: Job, seen: Observation, now_ms: int, look_again: LookAgain, limits: Limits) -> Job:
     """Return the job as it stands after the observation. A final job is returned unchanged."""
     if job.state != JobState.PENDING:
         return job
-    age_ms = max(0, now_ms - job.partition_at)
-    polled = replace(job, polls=job.polls + 1, last_polled_at=now_ms, next_poll_at=now_ms + look_again(age_ms))
+    # Since it is watched, not since it was made: an old job that is tracked today may still be about to end.
+    watched_ms = now_ms - job.watched_since
+    # The changes are collected and made at once: each copy of a job costs as much as reading its row.
+    changes: dict[str, object] = {
+        "polls": job.polls + 1,
+        "last_polled_at": now_ms,
+        "next_poll_at": now_ms + look_again(max(0, watched_ms)),
+        "misses": 0,
+        "first_missed_at": None,
+        "last_code": None,
+        "last_error": None,
+    }
     match seen:
         case Answered():
-            moved = _answered(polled, seen, now_ms, limits)
+            changes |= _answered(job, seen, now_ms, limits)
         case Missed():
-            moved = _missed(polled, seen, now_ms, limits)
+            changes |= _missed(job, seen, now_ms, limits)
         case Unreadable():
-            moved = replace(polled, last_error=seen.error, last_code=None)
-    if moved.state == JobState.PENDING and now_ms - job.watched_since >= limits.give_up_ms:
-        return replace(moved, state=JobState.ABANDONED)
-    return moved
+            changes |= {"last_error": seen.error, "poll_alone": job.poll_alone or seen.alone}
+    if "state" not in changes and watched_ms >= limits.give_up_ms:
+        changes["state"] = JobState.ABANDONED
+    return replace(job, **changes)  # type: ignore[arg-type]
 
 
-def _answered(job: Job, seen: Answered, now_ms: int, limits: Limits) -> Job:
-    answered = replace(
-        job,
-        status=seen.status,
-        payload=seen.payload,
-        misses=0,
-        first_missed_at=None,
-        last_code=None,
-        last_error=None,
-    )
+def _answered(job: Job, seen: Answered, now_ms: int, limits: Limits) -> dict[str, object]:
+    changes: dict[str, object] = {"status": seen.status, "payload": seen.payload}
     match seen.status:
         case 1:
-            return replace(answered, queueing_seen_at=_first(job.queueing_seen_at, now_ms))
+            changes["queueing_seen_at"] = _first(job.queueing_seen_at, now_ms)
         case 2:
-            return replace(answered, processing_seen_at=_first(job.processing_seen_at, now_ms))
-        case 3 if seen.has_video_url:
-            return replace(
-                answered,
-                state=JobState.COMPLETED,
-                settled_at=now_ms,
-                video_state=VideoState.PENDING,
-                video_next_at=now_ms,
-                video_expires_at=seen.video_expires_at,
-            )
-        case 3 if job.urlless_polls < limits.urlless_polls:
-            return replace(answered, urlless_polls=job.urlless_polls + 1, last_error=NO_VIDEO_URL)
+            changes["processing_seen_at"] = _first(job.processing_seen_at, now_ms)
+        case 3 if not seen.has_video_url and job.urlless_polls < limits.urlless_polls:
+            changes |= {"urlless_polls": job.urlless_polls + 1, "last_error": NO_VIDEO_URL}
         case 3:
-            return replace(
-                answered,
-                state=JobState.COMPLETED,
-                settled_at=now_ms,
-                video_state=VideoState.LOST,
-                video_expires_at=seen.video_expires_at,
-                video_error=NO_VIDEO_URL,
-            )
+            changes |= {
+                "state": JobState.COMPLETED,
+                "settled_at": now_ms,
+                "video_state": VideoState.PENDING if seen.has_video_url else VideoState.LOST,
+                "video_next_at": now_ms if seen.has_video_url else job.video_next_at,
+                "video_expires_at": seen.video_expires_at,
+                "video_error": job.video_error if seen.has_video_url else NO_VIDEO_URL,
+            }
         case 4:
-            return replace(answered, state=JobState.FAILED, settled_at=now_ms, failure_reason=seen.failure_reason)
-        case _:
-            return answered
+            changes |= {"state": JobState.FAILED, "settled_at": now_ms, "failure_reason": seen.failure_reason}
+    return changes
 
 
-def _missed(job: Job, seen: Missed, now_ms: int, limits: Limits) -> Job:
+def _missed(job: Job, seen: Missed, now_ms: int, limits: Limits) -> dict[str, object]:
     first_missed_at = _first(job.first_missed_at, now_ms)
-    missed = replace(
-        job,
-        misses=job.misses + 1,
-        first_missed_at=first_missed_at,
-        poll_alone=job.poll_alone or seen.alone,
-        last_code=seen.code,
-        last_error=None if seen.code is None else f"Akool answered code {seen.code} for this id.",
-    )
-    patient = missed.misses < limits.misses or now_ms - first_missed_at < limits.miss_grace_ms
-    return missed if patient else replace(missed, state=JobState.MISSING)
+    changes: dict[str, object] = {
+        "misses": job.misses + 1,
+        "first_missed_at": first_missed_at,
+        "poll_alone": job.poll_alone or seen.alone,
+        "last_code": seen.code,
+        "last_error": None if seen.code is None else f"Akool answered code {seen.code} for this id.",
+    }
+    if job.misses + 1 >= limits.misses and now_ms - first_missed_at >= limits.miss_grace_ms:
+        changes["state"] = JobState.MISSING
+    return changes
 
 
 def _first(seen_at: int | None, now_ms: int) -> int:

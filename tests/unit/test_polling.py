@@ -247,12 +247,15 @@ def test_one_poison_id_among_fifty_is_isolated_and_the_others_are_recorded(ledge
 
 
 class _MemoryLedger:
-    """The four methods that a pass uses, for one claim of ids: a file would only slow a property down."""
+    """The methods that a pass uses, for one claim of ids: a file would only slow a property down."""
 
     def __init__(self, ids: Sequence[str]) -> None:
         self.waiting = [ClaimedJob(job_id=identifier, poll_alone=False, due_at=0) for identifier in ids]
         self.recorded: list[Observation] = []
         self.released: list[str] = []
+
+    def mend_schedule(self, account: str) -> None:
+        pass
 
     def poll_not_before(self, account: str) -> int:
         return 0

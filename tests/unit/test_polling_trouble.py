@@ -334,7 +334,7 @@ def test_an_id_refused_with_an_unknown_code_stays_pending_with_the_error(ledger:
 
     assert (report.recorded.completed, report.unreadable) == (11, 1)
     job = jobs(ledger)[IDS[2]]
-    assert (job.state, job.misses, job.poll_alone) == (JobState.PENDING, 0, False)
+    assert (job.state, job.misses, job.poll_alone) == (JobState.PENDING, 0, True)
     assert "4711" in (job.last_error or "")
 
 

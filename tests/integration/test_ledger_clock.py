@@ -1,0 +1,74 @@
+"""What the ledger does when the machine's clock was wrong, and when Akool gives a video a new URL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from akool_dagster.ledger import Answered, JobLedger, Unreadable
+from tests.clock import FakeClock
+from tests.integration.ledger_words import ACCOUNT, answered, claimed_ids, complete, expiring, job_of, record, track
+
+DAY_SECONDS = 86_400
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[JobLedger]:
+    with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
+        yield ledger
+
+
+def test_a_clock_set_back_does_not_leave_jobs_and_videos_waiting_for_the_wrong_moment(
+    ledger: JobLedger, clock: FakeClock
+) -> None:
+    clock.jump(DAY_SECONDS)
+    track(ledger, "pending", "done")
+    record(ledger, answered("pending", 1))
+    complete(ledger, "done")
+    clock.jump(-DAY_SECONDS)
+    assert claimed_ids(ledger) == []
+    assert ledger.due_video_hours(ACCOUNT) == []
+    ledger.mend_schedule(ACCOUNT)
+    assert claimed_ids(ledger) == ["pending"]
+    assert sum(hour.due for hour in ledger.due_video_hours(ACCOUNT)) == 1
+
+
+def test_mending_the_schedule_leaves_every_wait_of_ours_alone(ledger: JobLedger, clock: FakeClock) -> None:
+    track(ledger, "pending")
+    clock.advance(3 * DAY_SECONDS)
+    record(ledger, answered("pending", 1))
+    waiting_until = job_of(ledger, "pending").next_poll_at
+    assert waiting_until > clock.now_ms()
+    ledger.mend_schedule(ACCOUNT)
+    assert job_of(ledger, "pending").next_poll_at == waiting_until
+
+
+def test_a_newer_row_of_a_completed_job_prolongs_its_videos_life_and_never_shortens_it(
+    ledger: JobLedger, clock: FakeClock
+) -> None:
+    track(ledger, "done")
+    record(ledger, expiring("done", clock.now_ms() + 1000))
+    later = clock.now_ms() + 9_000_000
+    ledger.refresh_payload(ACCOUNT, expiring_with_other_payload("done", later))
+    assert job_of(ledger, "done").video_expires_at == later
+    ledger.refresh_payload(ACCOUNT, expiring("done", clock.now_ms()))
+    assert job_of(ledger, "done").video_expires_at == later
+
+
+def expiring_with_other_payload(job_id: str, expires_at: int) -> Answered:
+    return replace(expiring(job_id, expires_at), payload='{"video_url":"https://cdn.example/new.mp4"}')
+
+
+def test_an_unreadable_id_that_fails_whole_calls_is_polled_alone(ledger: JobLedger) -> None:
+    track(ledger, "odd")
+    record(ledger, Unreadable(job_id="odd", error="code 4711", alone=True))
+    job = job_of(ledger, "odd")
+    assert (job.state, job.poll_alone, job.last_error) == ("pending", True, "code 4711")

@@ -1,0 +1,195 @@
+"""Conformance: the tables never go back, because every change that they show takes a growing revision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from akool_dagster.ledger import JobLedger, Missed, Unreadable
+from akool_dagster.ledger.records import HourHead, VideoFailure
+from tests.clock import FakeClock
+from tests.integration.ledger_words import (
+    ACCOUNT,
+    DAY,
+    HOUR,
+    NOW,
+    answered,
+    complete,
+    job_of,
+    lose,
+    object_id,
+    record,
+    track,
+)
+
+pytest_plugins = ["tests.integration.ledger_databases"]
+
+Change = Callable[[JobLedger, FakeClock], object]
+
+THIS_HOUR = NOW - NOW % HOUR
+
+
+def _abandon(ledger: JobLedger, clock: FakeClock) -> None:
+    clock.advance(7 * DAY / 1000)
+    record(ledger, answered("a", 1))
+
+
+SHOWN_AND_ASKING: dict[str, Change] = {
+    "completed": lambda ledger, clock: record(ledger, answered("a", 3)),
+    "failed": lambda ledger, clock: record(ledger, answered("a", 4)),
+    "missing": lambda ledger, clock: lose(ledger, clock, "a"),
+    "abandoned": _abandon,
+    "relabelled": lambda ledger, clock: track(ledger, "a", labels={"k": "v"}),
+}
+SHOWN_ONLY: dict[str, Change] = {
+    "processing": lambda ledger, clock: record(ledger, answered("a", 2)),
+    "an unknown status": lambda ledger, clock: record(ledger, answered("a", 42)),
+}
+NOT_SHOWN: dict[str, Change] = {
+    "the same status again": lambda ledger, clock: record(ledger, answered("a", 1, payload='{"prompt":"new"}')),
+    "a miss": lambda ledger, clock: record(ledger, Missed(job_id="a", code=1003, alone=True)),
+    "an unreadable row": lambda ledger, clock: record(ledger, Unreadable(job_id="a", error="odd")),
+    "a claim": lambda ledger, clock: ledger.claim(ACCOUNT, 10),
+    "a release": lambda ledger, clock: ledger.release(ACCOUNT, ["a"], until=0),
+    "tracked again": lambda ledger, clock: track(ledger, "a", again=True),
+    "a hold": lambda ledger, clock: ledger.hold_polling(ACCOUNT, NOW + DAY),
+    "a lease": lambda ledger, clock: ledger.leases(ACCOUNT).take("tables", "2025-10-09", "run"),
+}
+
+
+@pytest.fixture
+def queueing(ledger: JobLedger) -> JobLedger:
+    """Give a ledger whose job ``a`` was seen queueing, at revision 2."""
+    track(ledger, "a")
+    record(ledger, answered("a", 1))
+    assert ledger.revision() == 2
+    return ledger
+
+
+def test_a_new_ledger_is_at_revision_0_and_has_no_heads(ledger: JobLedger) -> None:
+    assert (ledger.revision(), ledger.heads(ACCOUNT)) == (0, [])
+
+
+def test_a_tracked_job_is_shown_but_asks_for_no_landing(ledger: JobLedger) -> None:
+    track(ledger, "a", "b")
+    assert ledger.revision() == 1
+    assert {(job.revision, job.head) for job in ledger.iter_jobs(ACCOUNT)} == {(1, 0)}
+    assert ledger.heads(ACCOUNT) == []
+
+
+@pytest.mark.parametrize("change", SHOWN_AND_ASKING.values(), ids=SHOWN_AND_ASKING.keys())
+def test_a_settled_lost_or_relabelled_job_asks_for_a_landing(
+    queueing: JobLedger, clock: FakeClock, change: Change
+) -> None:
+    change(queueing, clock)
+    job = job_of(queueing, "a")
+    assert (queueing.revision(), job.revision, job.head) == (3, 3, 3)
+    assert [(hour.hour_at, hour.head) for hour in queueing.heads(ACCOUNT)] == [(THIS_HOUR, 3)]
+
+
+def test_a_reopened_job_asks_for_a_landing(queueing: JobLedger, clock: FakeClock) -> None:
+    lose(queueing, clock, "a")
+    track(queueing, "a", again=True)
+    assert (job_of(queueing, "a").revision, job_of(queueing, "a").head) == (4, 4)
+    assert queueing.heads(ACCOUNT) == [HourHead(hour_at=THIS_HOUR, head=4, video_head=0)]
+
+
+@pytest.mark.parametrize("change", SHOWN_ONLY.values(), ids=SHOWN_ONLY.keys())
+def test_a_status_seen_is_shown_but_asks_for_no_landing(queueing: JobLedger, clock: FakeClock, change: Change) -> None:
+    change(queueing, clock)
+    job = job_of(queueing, "a")
+    assert (queueing.revision(), job.revision, job.head) == (3, 3, 0)
+    assert queueing.heads(ACCOUNT) == []
+
+
+@pytest.mark.parametrize("change", NOT_SHOWN.values(), ids=NOT_SHOWN.keys())
+def test_what_no_table_shows_takes_no_revision(queueing: JobLedger, clock: FakeClock, change: Change) -> None:
+    before = job_of(queueing, "a")
+    change(queueing, clock)
+    after = job_of(queueing, "a")
+    assert (queueing.revision(), after.revision, after.head) == (2, before.revision, before.head)
+    assert queueing.heads(ACCOUNT) == []
+
+
+def test_everything_of_one_call_shares_one_revision_and_the_rest_keeps_its_own(ledger: JobLedger) -> None:
+    track(ledger, "a", "b", "c")
+    record(ledger, answered("a", 3), answered("b", 4))
+    assert {job.job_id: job.revision for job in ledger.iter_jobs(ACCOUNT)} == {"a": 2, "b": 2, "c": 1}
+
+
+def test_the_head_of_an_hour_is_the_highest_of_its_jobs(ledger: JobLedger) -> None:
+    start = NOW - NOW % HOUR - 5 * HOUR
+    early, late, other = object_id(start), object_id(start + HOUR - 1000), object_id(start + HOUR)
+    track(ledger, early, late, other)
+    for job_id in (late, other, early):
+        record(ledger, answered(job_id, 4))
+    assert ledger.heads(ACCOUNT) == [
+        HourHead(hour_at=start, head=4, video_head=0),
+        HourHead(hour_at=start + HOUR, head=3, video_head=0),
+    ]
+
+
+def test_a_video_moves_its_own_revision_and_only_its_end_moves_the_head(ledger: JobLedger) -> None:
+    complete(ledger, "a")
+    assert ledger.heads(ACCOUNT) == [HourHead(hour_at=THIS_HOUR, head=2, video_head=2)]
+    ledger.fail_video(ACCOUNT, VideoFailure(job_id="a", error="cut short", next_at=NOW))
+    job = job_of(ledger, "a")
+    assert (job.revision, job.head, job.video_revision, job.video_head) == (2, 2, 3, 2)
+    ledger.store_video(ACCOUNT, "a", {"path": "a.mp4"})
+    job = job_of(ledger, "a")
+    assert (job.revision, job.head, job.video_revision, job.video_head) == (2, 2, 4, 4)
+    assert ledger.heads(ACCOUNT) == [HourHead(hour_at=THIS_HOUR, head=2, video_head=4)]
+
+
+def test_a_new_url_is_kept_and_shown_but_asks_for_no_landing(ledger: JobLedger) -> None:
+    complete(ledger, "a")
+    before, heads = job_of(ledger, "a"), ledger.heads(ACCOUNT)
+    ledger.refresh_payload(ACCOUNT, answered("a", 3, payload='{"video_url":"https://cdn.example/2"}'))
+    assert job_of(ledger, "a") == replace(before, payload='{"video_url":"https://cdn.example/2"}', revision=3)
+    assert ledger.heads(ACCOUNT) == heads
+
+
+@pytest.mark.parametrize("status", [None, 3, 4], ids=["pending", "completed", "failed"])
+def test_a_row_that_brings_no_new_url_refreshes_nothing(ledger: JobLedger, status: int | None) -> None:
+    track(ledger, "a")
+    if status is not None:
+        record(ledger, answered("a", status, payload="{}"))
+    before, revision = job_of(ledger, "a"), ledger.revision()
+    ledger.refresh_payload(ACCOUNT, answered("a", 3, url=status != 3, payload='{"new":1}'))
+    ledger.refresh_payload(ACCOUNT, answered("a", 3, payload=before.payload or '{"new":1}'))
+    ledger.refresh_payload(ACCOUNT, answered("unknown", 3))
+    assert (job_of(ledger, "a"), ledger.revision()) == (before, revision)
+
+
+def test_a_snapshot_has_the_jobs_of_its_stretch_sorted_and_their_highest_revisions(ledger: JobLedger) -> None:
+    start = NOW - DAY
+    ids = [object_id(start - 1000), object_id(start), object_id(start + HOUR - 1000), object_id(start + HOUR)]
+    track(ledger, *ids)
+    for job_id in ids:
+        record(ledger, answered(job_id, 3))
+    ledger.store_video(ACCOUNT, ids[1], {})
+    snapshot = ledger.snapshot(ACCOUNT, start, start + HOUR)
+    assert [job.job_id for job in snapshot.jobs] == ids[1:3]
+    assert (snapshot.ledger_id, snapshot.revision, snapshot.video_revision) == (ledger.ledger_id, 4, 6)
+
+
+def test_a_snapshot_sorts_by_code_point_whatever_the_database_does(ledger: JobLedger) -> None:
+    ids = ["a-b", "aa", "A", "a_b", "Z", "b", "0"]
+    track(ledger, *ids)
+    assert [job.job_id for job in ledger.snapshot(ACCOUNT, 0, NOW + 1).jobs] == sorted(ids)
+
+
+def test_a_snapshot_of_an_empty_stretch_is_empty(ledger: JobLedger) -> None:
+    track(ledger, "a")
+    snapshot = ledger.snapshot(ACCOUNT, 0, NOW)
+    assert (snapshot.revision, snapshot.video_revision, list(snapshot.jobs)) == (0, 0, [])
+
+
+def test_a_raised_counter_is_never_lowered_and_later_changes_stand_above_it(ledger: JobLedger) -> None:
+    ledger.raise_revision(1000)
+    ledger.raise_revision(10)
+    assert ledger.revision() == 1000
+    complete(ledger, "a")
+    assert job_of(ledger, "a").head == 1002
