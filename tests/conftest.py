@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
 import pytest
 from hypothesis import settings
 
 from akool_dagster.emulator import AkoolEmulator
-from tests.deployment import Deployment
+from tests.deployment import Deployment, quiet_instance
 
 # A busy machine must not fail a property; how long one takes is for the benchmarks.
 settings.register_profile("akool", deadline=None)
@@ -25,6 +24,5 @@ def emulator() -> Iterator[AkoolEmulator]:
 
 @pytest.fixture
 def deployment(tmp_path: Path, emulator: AkoolEmulator) -> Iterator[Deployment]:
-    (tmp_path / "dagster").mkdir()
-    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+    with quiet_instance(tmp_path / "dagster") as instance:
         yield Deployment(tmp_path, emulator, instance)

@@ -18,6 +18,12 @@ from akool_dagster.emulator import AkoolEmulator, EmulatedJob
 API_KEY = "emulator-key"
 
 
+def quiet_instance(folder: Path) -> dg.DagsterInstance:
+    """Return an instance in a folder that reports to nobody."""
+    folder.mkdir()
+    return dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}})
+
+
 def emulated(job_id: str, **fields: Any) -> EmulatedJob:
     """Return a job that has ended by the first poll."""
     return EmulatedJob(job_id=job_id, **({"queue_polls": 0, "processing_polls": 0} | fields))

@@ -19,6 +19,11 @@ RENEW_SECONDS = 10.0
 WAIT_SECONDS = 75.0
 """Longer than a lease lives, so that a run started right after a kill gets its turn."""
 RETRY_SECONDS = 2.0
+IDLE_SECONDS = 1800.0
+"""How long a lease is renewed after its last `HeldLease.check`: longer than any one effect takes.
+
+A generator that Dagster abandons after an error may live on, in a notebook say, and its lease must not.
+"""
 
 
 class Leases:
@@ -87,11 +92,13 @@ class HeldLease:
         self._key = (kind, partition_key, owner)
         self._clock = clock
         self._stop = threading.Event()
+        self._idle = Deadline(clock, IDLE_SECONDS)
         self._valid_until = 0
         self._thread = threading.Thread(target=self._keep_renewing, name="akool-lease", daemon=True)
 
     def check(self) -> None:
         """Raise `LeaseLostError` when the lease may have passed to another run."""
+        self._idle = Deadline(self._clock, IDLE_SECONDS)
         if self._clock.now_ms() >= self._valid_until:
             kind, partition_key, _ = self._key
             raise LeaseLostError(
@@ -129,7 +136,7 @@ class HeldLease:
             self._book.release(*self._key)
 
     def _keep_renewing(self) -> None:
-        while not self._clock.wait(self._stop, RENEW_SECONDS):
+        while not self._clock.wait(self._stop, RENEW_SECONDS) and not self._idle.expired():
             started = self._clock.now_ms()
             try:
                 if not self._book.renew(*self._key):

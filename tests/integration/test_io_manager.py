@@ -10,14 +10,14 @@ import pytest
 
 from akool_dagster import TABLES, ParquetIOManager
 from akool_dagster.io_manager import TABLE_METADATA
+from tests.deployment import quiet_instance
 
 DAYS = dg.DailyPartitionsDefinition("2026-03-01", end_date="2026-03-05")
 
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    (tmp_path / "dagster").mkdir()
-    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+    with quiet_instance(tmp_path / "dagster") as instance:
         yield instance
 
 

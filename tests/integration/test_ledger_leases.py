@@ -168,6 +168,21 @@ def test_a_held_lease_is_renewed_until_the_block_ends(stepped: tuple[JobLedger, 
     assert leases.take(*KEY, "two") is None
 
 
+def test_a_lease_that_nothing_asks_about_any_more_runs_out(
+    stepped: tuple[JobLedger, SteppedClock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("akool_dagster.ledger.leases.IDLE_SECONDS", 100.0)
+    ledger, clock = stepped
+    leases = ledger.leases(ACCOUNT)
+    with leases.hold(*KEY, "abandoned") as lease:
+        for _ in range(10):
+            clock.let_pass(10)
+        clock.advance(60)
+        assert leases.take(*KEY, "two") is None
+        with pytest.raises(LeaseLostError):
+            lease.check()
+
+
 def test_a_block_that_raises_frees_its_lease(stepped: tuple[JobLedger, SteppedClock]) -> None:
     ledger, _ = stepped
     leases = ledger.leases(ACCOUNT)

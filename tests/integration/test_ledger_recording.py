@@ -55,6 +55,7 @@ def test_status_3_with_a_url_completes_a_job_and_makes_its_video_due(watched: Jo
         NOW + 7 * DAY,
         0,
     )
+    assert (job.video_error, job.last_error) == (None, None)
 
 
 @pytest.mark.parametrize("reason", [None, "the image could not be read"])
@@ -124,6 +125,7 @@ def test_a_content_code_is_kept_and_the_id_is_polled_alone_from_then_on(watched:
     record(watched, answered("a", 1))
     job = job_of(watched, "a")
     assert (job.poll_alone, job.last_code, job.last_error) == (True, None, None)
+    record(watched, Missed(job_id="a"))
     clock.advance(5)
     assert [claimed.poll_alone for claimed in watched.claim(ACCOUNT, 1)] == [True]
 
