@@ -294,7 +294,8 @@ class JobLedger:
         """Keep a completed job's newer row: Akool gave its video a new URL. It never moves back."""
         with self._database.write() as connection:
             for job in locked_jobs(connection, account, [answered.job_id]):
-                if job.state == JobState.COMPLETED and answered.has_video_url and job.payload != answered.payload:
+                usable = answered.status == 3 and answered.has_video_url
+                if job.state == JobState.COMPLETED and usable and job.payload != answered.payload:
                     revision = next_revision(connection)
                     expires_at = max(job.video_expires_at or 0, answered.video_expires_at)
                     after = replace(job, payload=answered.payload, video_expires_at=expires_at, revision=revision)

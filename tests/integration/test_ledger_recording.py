@@ -130,6 +130,13 @@ def test_a_content_code_is_kept_and_the_id_is_polled_alone_from_then_on(watched:
     assert [claimed.poll_alone for claimed in watched.claim(ACCOUNT, 1)] == [True]
 
 
+def test_an_id_that_spoils_a_whole_call_is_polled_alone_even_when_it_is_readable_later(watched: JobLedger) -> None:
+    record(watched, Unreadable(job_id="a", error="HTTP 500", alone=True))
+    assert job_of(watched, "a").poll_alone is True
+    record(watched, Unreadable(job_id="a", error="status is odd"))
+    assert job_of(watched, "a").poll_alone is True
+
+
 def test_status_3_without_a_url_is_looked_at_again_five_times(watched: JobLedger, clock: FakeClock) -> None:
     for number in range(1, 6):
         assert record(watched, answered("a", 3, url=False)).completed == 0

@@ -107,13 +107,21 @@ def test_tracking_nothing_is_nothing(ledger: JobLedger) -> None:
     assert ledger.track(ACCOUNT, []) == TrackReport()
 
 
-def test_accounts_do_not_see_each_other(ledger: JobLedger) -> None:
-    complete(ledger, "a")
+def test_accounts_do_not_see_or_touch_each_other(ledger: JobLedger, clock: FakeClock) -> None:
     assert ledger.track("other", [TrackRequest(job_id="a")]).added == 1
-    assert [job.state for job in ledger.iter_jobs("other")] == [JobState.PENDING]
-    assert ledger.heads("other") == []
+    (others,) = ledger.iter_jobs("other")
+    clock.advance(1)
+    track(ledger, "a", labels={"k": "v"})
+    assert claimed_ids(ledger) == ["a"]
+    ledger.release(ACCOUNT, ["a"], until=NOW + DAY)
+    record(ledger, answered("a", 3))
+    ledger.refresh_payload(ACCOUNT, answered("a", 3, payload='{"new":1}'))
+    ledger.store_video(ACCOUNT, "a", {"path": "a.mp4"})
+    assert list(ledger.iter_jobs("other")) == [others]
+    assert (ledger.heads("other"), ledger.due_video_hours("other")) == ([], [])
     assert ledger.counts("other").states == {JobState.PENDING: 1}
-    assert claimed_ids(ledger) == []
+    assert list(ledger.snapshot("other", 0, NOW + DAY).jobs) == [others]
+    assert [claimed.job_id for claimed in ledger.claim("other", 9)] == ["a"]
 
 
 def test_the_partition_of_an_object_id_is_its_own_second(ledger: JobLedger) -> None:
