@@ -276,6 +276,10 @@ def observation_metadata(counts: Counts) -> dict[str, int | float]:
     }
 
 
+def _number(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def poll_sentence(report: PollReport) -> str:
     """Return what a poll pass did, for the tick's log and its skip message."""
     recorded = report.recorded
@@ -287,7 +291,7 @@ def poll_sentence(report: PollReport) -> str:
         "unreadable": report.unreadable,
     }
     changed = ", ".join(f"{number} {what}" for what, number in found.items() if number)
-    sentence = f"polled {report.polled} ids in {report.calls} calls"
+    sentence = f"polled {_number(report.polled, 'id')} in {_number(report.calls, 'call')}"
     if report.polled:
         sentence += f": {changed or 'none ended'}"
     return sentence if report.stopped is None else f"{sentence}; stopped early: {report.stopped}"
@@ -296,7 +300,7 @@ def poll_sentence(report: PollReport) -> str:
 def counts_sentence(counts: Counts) -> str:
     """Return what is in flight, in words."""
     statuses = ", ".join(f"{number} {label}" for label, number in sorted(counts.pending_statuses.items()))
-    sentence = f"{counts.pending} jobs pending" + (f" ({statuses})" if statuses else "")
+    sentence = f"{_number(counts.pending, 'job')} pending" + (f" ({statuses})" if statuses else "")
     if counts.oldest_pending_ms is not None:
         sentence += f", the oldest for {counts.oldest_pending_ms / 60_000:.0f} min"
     if counts.overdue:
@@ -304,7 +308,7 @@ def counts_sentence(counts: Counts) -> str:
     if counts.before_first_partition:
         sentence += f", {counts.before_first_partition} in no partition"
     waiting = counts.videos.get("pending", 0)
-    return f"{sentence}, {waiting} videos to download" if waiting else sentence
+    return f"{sentence}, {_number(waiting, 'video')} to download" if waiting else sentence
 
 
 def landings_sentence(decisions: Sequence[Decision], requested: Sequence[PartitionState]) -> str:
@@ -312,7 +316,7 @@ def landings_sentence(decisions: Sequence[Decision], requested: Sequence[Partiti
     if not decisions:
         return "everything from earlier ticks has landed"
     waiting = [one for one in decisions if one.state not in requested]
-    sentence = f"{len(requested)} landings requested"
+    sentence = f"{_number(len(requested), 'landing')} requested"
     if waiting:
         first = waiting[0]
         why = first.reason if not first.request else "more than one tick's requests"

@@ -76,8 +76,8 @@ def test_a_tick_says_what_it_polled_and_what_is_in_flight(deployment: Deployment
     deployment.emulator.add_job(emulated(done, outcome="failed"))
     deployment.track(pending, done)
     message = deployment.tick().message
-    assert "polled 2 ids in 1 calls: 1 failed" in message
-    assert "1 jobs pending (1 processing)" in message
+    assert "polled 2 ids in 1 call: 1 failed" in message
+    assert "1 job pending (1 processing)" in message
 
 
 def test_a_materialisation_carries_small_numbers(deployment: Deployment) -> None:
