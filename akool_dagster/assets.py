@@ -15,8 +15,8 @@ from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.io_manager import TABLE_METADATA
 from akool_dagster.landing import LandingKind, PartitionGrid
-from akool_dagster.ledger import Job, JobState, PartitionSnapshot, VideoState
-from akool_dagster.ownership import LEDGER_METADATA, REVISION_METADATA, ensure_owner
+from akool_dagster.ledger import Job, JobLedger, JobState, PartitionSnapshot, VideoState
+from akool_dagster.ownership import FIRST_LANDING_METADATA, LEDGER_METADATA, REVISION_METADATA, ensure_owner
 from akool_dagster.resources import AkoolResource, JobLedgerResource, VideoStoreResource
 from akool_dagster.tables import RESULT_TABLES, VIDEOS, TableSpec, build_table, build_tables
 from akool_dagster.videos.landing import VideoLanding
@@ -99,19 +99,24 @@ def build_tables_asset(
         with (
             _explained(),
             resource.open() as ledger,
+            _looked_up_again(ledger, names.prefix, LandingKind.TABLES, key),
             ledger.leases(names.prefix).hold(LandingKind.TABLES, key, context.run.run_id) as lease,
         ):
             start, end = grid.window(key)
             snapshot = ledger.snapshot(names.prefix, start, end)
             wanted = [spec for spec in specs if spec.name in selected]
+            landings = ledger.landings(names.prefix)
+            first: dict[str, int | float | str] = {} if landings.have_begun() else {FIRST_LANDING_METADATA: 1}
             for name, table in build_tables(wanted, snapshot.jobs, start).items():
                 lease.check()
                 # The IO manager writes while this generator waits here: inside the lease.
                 yield dg.Output(
                     table.to_pandas(types_mapper=pd.ArrowDtype),
                     output_name=name,
-                    metadata=_landing_metadata(RESULT_TABLES[name], table, snapshot, snapshot.revision),
+                    metadata=_landing_metadata(RESULT_TABLES[name], table, snapshot, snapshot.revision) | first,
                 )
+            if first:
+                landings.note_first()
 
     return land_tables
 
@@ -141,10 +146,13 @@ def build_videos_asset(
         with (
             _explained(),
             ledger_resource.open() as ledger,
+            _looked_up_again(ledger, names.prefix, LandingKind.VIDEOS, key),
             ledger.leases(names.prefix).hold(LandingKind.VIDEOS, key, context.run.run_id) as lease,
         ):
             root = store.root()
-            ensure_owner(root, names.prefix, ledger.ledger_id)
+            landings = ledger.landings(names.prefix)
+            ensure_owner(root, names.prefix, ledger.ledger_id, first=not landings.have_begun())
+            landings.note_first()
             start, end = grid.window(key)
             landing = VideoLanding(
                 ledger,
@@ -235,6 +243,15 @@ def _landing_metadata(
 def _video_counts(jobs: Sequence[Job]) -> dict[str, int]:
     counts = Counter(job.video_state for job in jobs if job.video_state is not None)
     return {state: counts[state] for state in VideoState}
+
+
+@contextmanager
+def _looked_up_again(ledger: JobLedger, account: str, kind: LandingKind, partition_key: str) -> Iterator[None]:
+    """Make the next tick ask the event log about the partition, however this landing ends."""
+    try:
+        yield
+    finally:
+        ledger.landings(account).forget(kind, partition_key)
 
 
 @contextmanager

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.ownership import (
+    FIRST_LANDING_METADATA,
     LEDGER_METADATA,
     REVISION_METADATA,
     LandedFile,
@@ -22,6 +24,8 @@ from akool_dagster.ownership import (
 from akool_dagster.storage import StorageError, StorageRoot
 from akool_dagster.tables import TABLES
 
+STALE_SECONDS = 900.0
+"""A temporary file that nobody wrote to for so long was left by a killed run."""
 TABLE_METADATA = "akool/table"
 """Definition metadata of an asset that is one of `akool_dagster.tables.TABLES`."""
 
@@ -67,28 +71,27 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         stamp = _stamp(context.output_metadata)
         if stamp:
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), **stamp})
-            self._guard(root, relative, context.asset_key, table)
+            first = FIRST_LANDING_METADATA in context.output_metadata
+            ensure_owner(root, "/".join(context.asset_key.path[:-1]), stamp[LEDGER_METADATA], first=first)
+        if "/" in relative:
+            root.remove_stale_temporaries(relative.rpartition("/")[0], STALE_SECONDS, SystemClock())
         with root.temporary(relative) as file:
             try:
                 pq.write_table(table, file, compression="zstd")
             except pa.ArrowException as error:
                 raise StorageError(f"Cannot write {root.uri(relative)}: {error}") from error
             size = file.stat().st_size
+            if stamp and root.exists(relative):
+                # Right before the rename, so that a run that was stopped in between does not put old rows back.
+                refuse_going_back(
+                    landed_file(root, relative),
+                    stamp[LEDGER_METADATA],
+                    int(stamp[REVISION_METADATA]),
+                    table.column("_id").to_pylist(),
+                )
             root.publish(file, relative)
         rows = {"dagster/partition_row_count" if context.has_asset_partitions else "dagster/row_count": table.num_rows}
         context.add_output_metadata({"dagster/uri": root.uri(relative), "akool/file_bytes": size, **rows})
-
-    def _guard(self, root: StorageRoot, relative: str, key: dg.AssetKey, table: pa.Table) -> None:
-        metadata = table.schema.metadata
-        ledger_id = metadata[LEDGER_METADATA.encode()].decode()
-        ensure_owner(root, "/".join(key.path[:-1]), ledger_id)
-        if root.exists(relative):
-            refuse_going_back(
-                landed_file(root, relative),
-                ledger_id,
-                int(metadata[REVISION_METADATA.encode()]),
-                table.column("_id").to_pylist(),
-            )
 
     def _read(self, context: dg.InputContext) -> pa.Table:
         root = StorageRoot(self.storage_root)
@@ -152,9 +155,16 @@ def _arrow_table(obj: pd.DataFrame | pa.Table, schema: pa.Schema | None) -> pa.T
         return pa.Table.from_pandas(obj, schema=schema, preserve_index=False).replace_schema_metadata(
             None if schema is None else schema.metadata
         )
+    if not isinstance(obj, pa.Table):
+        raise StorageError(
+            f"This IO manager stores pandas DataFrames and pyarrow Tables, not {type(obj).__name__}. Return one of "
+            "those, or give the asset another IO manager; reading an input does not need this one."
+        )
     return obj if schema is None else obj.cast(schema)
 
 
 def _stamp(output_metadata: Mapping[str, Any]) -> dict[str, str]:
     stamp = {name: output_metadata.get(name) for name in (LEDGER_METADATA, REVISION_METADATA)}
-    return {name: str(getattr(value, "value", value)) for name, value in stamp.items() if value is not None}
+    if None in stamp.values():
+        return {}
+    return {name: str(getattr(value, "value", value)) for name, value in stamp.items()}

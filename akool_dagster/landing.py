@@ -259,7 +259,7 @@ def _wait_ms(kind: LandingKind, runs: Sequence[RunFacts], ask_again_ms: int) -> 
     # A landing writes the whole day each time, so a large day must not be written all the time. A videos run only
     # takes what is new, and stops after minutes when there is more: it goes on at once.
     if kind == LandingKind.TABLES and last.started_at is not None and last.ended_at is not None:
-        wait_ms = max(wait_ms, ASK_AGAIN_SHARE * (last.ended_at - last.started_at))
+        wait_ms = max(wait_ms, min(ASK_AGAIN_SHARE * (last.ended_at - last.started_at), LONGEST_BACK_OFF_MS))
     failures = 0
     for run in runs:
         if run.stage == RunStage.SUCCEEDED:

@@ -16,6 +16,8 @@ from akool_dagster.storage import StorageRoot
 MARKER = "ledger.json"
 LEDGER_METADATA = "akool/ledger"
 REVISION_METADATA = "akool/revision"
+FIRST_LANDING_METADATA = "akool/first_landing"
+"""Present on a landing before which the ledger knew of none: only such a one may mark a storage root."""
 
 
 class OwnershipError(AkoolDagsterError):
@@ -32,13 +34,20 @@ class LandedFile:
     job_ids: Collection[str]
 
 
-def ensure_owner(root: StorageRoot, folder: str, ledger_id: str) -> None:
+def ensure_owner(root: StorageRoot, folder: str, ledger_id: str, *, first: bool) -> None:
     """Mark a folder of the storage root as this ledger's, or raise `OwnershipError` when it is another's.
 
-    Raises `StorageError` when the root cannot be read or written.
+    A missing mark is made only at the ledger's ``first`` landing: later it means that the storage is not mounted, or
+    gone, and what is written now would vanish. Raises `StorageError` when the root cannot be read or written.
     """
     marker = f"{folder}/{MARKER}"
     if not root.exists(marker):
+        if not first:
+            raise OwnershipError(
+                f"There is no {root.uri(marker)}, though ledger {ledger_id} has landed here before: is the storage "
+                "mounted, and AKOOL_STORAGE right? If you moved the files, move that one too; if you start anew in an "
+                f'empty place, make it with the text {{"ledger": "{ledger_id}"}}. Nothing was written.'
+            )
         with root.temporary(marker) as file:
             file.write_text(json.dumps({"ledger": ledger_id}))
             root.publish(file, marker)

@@ -171,14 +171,18 @@ class _Tick:
             frozenset(kinds),
             now,
         )
-        known = self._ledger.known_landings(self._account)
-        looked_up: dict[tuple[str, str], KnownLanding] = {
-            (state.kind, state.key): self._landed(state, now) for state in to_check(states, known, now)
-        }
-        self._ledger.remember_landings(self._account, looked_up)
-        highest = max((one.revision or 0 for one in looked_up.values()), default=0)
-        if highest > self._ledger.revision():
-            self._ledger.raise_revision(highest)
+        known = self._ledger.landings(self._account).known()
+        looked_up: dict[tuple[str, str], KnownLanding] = {}
+        counter = self._ledger.revision()
+        landings = self._ledger.landings(self._account)
+        for state in to_check(states, known, now):
+            landed = self._landed_revisions(state)
+            looked_up[state.kind, state.key] = KnownLanding(revision=lowest_revision(landed), checked_at=now)
+            highest = max((revision or 0 for revision in landed), default=0)
+            if highest > counter:  # the ledger is older than what it landed: it was restored from a backup
+                landings.land_anew(*self._settings.grid.window(state.key), above=highest)
+                counter = self._ledger.revision()
+        landings.remember(looked_up)
         leases = {kind: self._ledger.leases(self._account).facts(kind) for kind in kinds}
         return [
             decide(
@@ -192,11 +196,9 @@ class _Tick:
             for state in dirty_states(states, looked_up)
         ]
 
-    def _landed(self, state: PartitionState, now: int) -> KnownLanding:
+    def _landed_revisions(self, state: PartitionState) -> list[int | None]:
         names = self._settings.landed_assets[state.kind]
-        return KnownLanding(
-            revision=lowest_revision(self._landed_revision(name, state.key) for name in names), checked_at=now
-        )
+        return [self._landed_revision(name, state.key) for name in names]
 
     def _landed_revision(self, name: str, partition_key: str) -> int | None:
         records = self._context.instance.fetch_materializations(

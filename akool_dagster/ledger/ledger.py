@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from akool_dagster.clock import Clock, SystemClock
 from akool_dagster.ledger.database import HOW_TO_CREATE, Database
 from akool_dagster.ledger.errors import LedgerMissingError
+from akool_dagster.ledger.landings import Landings
 from akool_dagster.ledger.leases import Leases
 from akool_dagster.ledger.records import (
     REOPENABLE_STATES,
@@ -25,7 +26,6 @@ from akool_dagster.ledger.records import (
     HourHead,
     Job,
     JobState,
-    KnownLanding,
     Observation,
     PartitionSnapshot,
     RecordReport,
@@ -57,7 +57,6 @@ from akool_dagster.ledger.schema import (
     accounts,
     hours,
     jobs,
-    landings,
     ledger,
 )
 from akool_dagster.ledger.transitions import (
@@ -146,6 +145,10 @@ class JobLedger:
     def leases(self, account: str) -> Leases:
         """Return the leases of an account's partitions."""
         return Leases(self._database, account, self._clock)
+
+    def landings(self, account: str) -> Landings:
+        """Return what is remembered of an account's landings."""
+        return Landings(self._database, account)
 
     # Tracking
 
@@ -399,51 +402,10 @@ class JobLedger:
             jobs=found,
         )
 
-    def raise_revision(self, at_least: int) -> None:
-        """Lift the counter to a revision met in a landed table, so that later changes stand above it.
-
-        A ledger restored from a backup counts from before what it had already landed.
-        """
-        with self._database.write() as connection:
-            connection.execute(sa.update(ledger).where(ledger.c.revision < at_least).values(revision=at_least))
-
     def revision(self) -> int:
         """Return the ledger's counter."""
         with self._database.read() as connection:
             return int(connection.execute(sa.select(ledger.c.revision)).scalar_one())
-
-    def known_landings(self, account: str) -> dict[tuple[str, str], KnownLanding]:
-        """Return what the event log last said, by kind and partition key."""
-        query = sa.select(landings.c.kind, landings.c.partition_key, landings.c.revision, landings.c.checked_at).where(
-            landings.c.account == account
-        )
-        with self._database.read() as connection:
-            return {
-                (kind, key): KnownLanding(revision=revision, checked_at=checked_at)
-                for kind, key, revision, checked_at in connection.execute(query)
-            }
-
-    def remember_landings(self, account: str, found: Mapping[tuple[str, str], KnownLanding]) -> None:
-        """Keep a copy of what the event log said, by kind and partition key."""
-        if not found:
-            return
-        statement = self._database.insert(landings)
-        statement = statement.on_conflict_do_update(
-            index_elements=[landings.c.account, landings.c.kind, landings.c.partition_key],
-            set_={"revision": statement.excluded.revision, "checked_at": statement.excluded.checked_at},
-        )
-        rows = [
-            {
-                "account": account,
-                "kind": kind,
-                "partition_key": key,
-                "revision": known.revision,
-                "checked_at": known.checked_at,
-            }
-            for (kind, key), known in found.items()
-        ]
-        with self._database.write() as connection:
-            connection.execute(statement, rows)
 
     # Looking
 

@@ -26,7 +26,8 @@ accounts = sa.Table(
     "akool_accounts",
     metadata,
     sa.Column("account", sa.String(64), primary_key=True),
-    sa.Column("poll_not_before", sa.BigInteger, nullable=False),
+    sa.Column("poll_not_before", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("landed", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 jobs = sa.Table(

@@ -82,12 +82,12 @@ def test_jobs_before_the_first_partition_are_counted(ledger: JobLedger) -> None:
 
 
 def test_the_last_word_of_the_event_log_replaces_the_one_before(ledger: JobLedger) -> None:
-    assert ledger.known_landings(ACCOUNT) == {}
-    ledger.remember_landings(ACCOUNT, {})
+    assert ledger.landings(ACCOUNT).known() == {}
+    ledger.landings(ACCOUNT).remember({})
     never = KnownLanding(revision=None, checked_at=NOW)
     old, new = KnownLanding(revision=7, checked_at=NOW), KnownLanding(revision=5, checked_at=NOW + 1)
     tables, videos = ("tables", "2025-10-09"), ("videos", "2025-10-09")
-    ledger.remember_landings(ACCOUNT, {tables: old, videos: never})
-    ledger.remember_landings("other", {tables: never})
-    ledger.remember_landings(ACCOUNT, {tables: new})
-    assert ledger.known_landings(ACCOUNT) == {tables: new, videos: never}
+    ledger.landings(ACCOUNT).remember({tables: old, videos: never})
+    ledger.landings("other").remember({tables: never})
+    ledger.landings(ACCOUNT).remember({tables: new})
+    assert ledger.landings(ACCOUNT).known() == {tables: new, videos: never}

@@ -157,10 +157,13 @@ def test_no_query_reads_every_job_or_sorts_more_than_the_due_videos(ledger: JobL
         lambda: ledger.leases(ACCOUNT).facts("tables"),
     ]
     landings: list[Callable[[], object]] = [
-        lambda: ledger.remember_landings(ACCOUNT, {("tables", "k"): KnownLanding(revision=1, checked_at=NOW)}),
-        lambda: ledger.known_landings(ACCOUNT),
+        lambda: ledger.landings(ACCOUNT).remember({("tables", "k"): KnownLanding(revision=1, checked_at=NOW)}),
+        lambda: ledger.landings(ACCOUNT).known(),
         lambda: ledger.heads(ACCOUNT),
-        lambda: ledger.raise_revision(10**6),
+        lambda: ledger.landings(ACCOUNT).land_anew(NOW, NOW + HOUR, above=10**6),
+        lambda: ledger.landings(ACCOUNT).forget("tables", "k"),
+        lambda: ledger.landings(ACCOUNT).note_first(),
+        lambda: ledger.landings(ACCOUNT).have_begun(),
         ledger.revision,
     ]
     polling: list[Callable[[], object]] = [

@@ -189,9 +189,21 @@ def test_a_snapshot_of_an_empty_stretch_is_empty(ledger: JobLedger) -> None:
     assert (snapshot.revision, snapshot.video_revision, list(snapshot.jobs)) == (0, 0, [])
 
 
-def test_a_raised_counter_is_never_lowered_and_later_changes_stand_above_it(ledger: JobLedger) -> None:
-    ledger.raise_revision(1000)
-    ledger.raise_revision(10)
-    assert ledger.revision() == 1000
-    complete(ledger, "a")
-    assert job_of(ledger, "a").head == 1002
+def test_a_partition_that_lands_anew_stands_above_what_was_met_and_the_others_stay(ledger: JobLedger) -> None:
+    here, elsewhere = object_id(NOW - HOUR), object_id(NOW - 2 * DAY)
+    complete(ledger, here, elsewhere)
+    before = job_of(ledger, elsewhere)
+    ledger.landings(ACCOUNT).land_anew(NOW - 5 * HOUR, NOW + HOUR, above=1000)
+    assert ledger.revision() == 1001
+    job = job_of(ledger, here)
+    assert (job.revision, job.head, job.video_revision, job.video_head) == (1001, 1001, 1001, 1001)
+    assert max(hour.head for hour in ledger.heads(ACCOUNT)) == 1001
+    assert job_of(ledger, elsewhere) == before
+    ledger.landings(ACCOUNT).land_anew(NOW - 5 * HOUR, NOW + HOUR, above=10)
+    assert ledger.revision() == 1002  # the counter never goes back
+
+
+def test_a_job_that_asked_for_no_landing_asks_for_none_when_its_partition_lands_anew(ledger: JobLedger) -> None:
+    track(ledger, "pending")
+    ledger.landings(ACCOUNT).land_anew(0, 2**53, above=50)
+    assert (job_of(ledger, "pending").head, ledger.heads(ACCOUNT)) == (0, [])

@@ -27,6 +27,12 @@ def landed(deployment: Deployment) -> tuple[Deployment, str, str]:
     return deployment, job_id, time.strftime("%Y-%m-%d", time.gmtime(second))
 
 
+def free_abandoned_generators(caplog: pytest.LogCaptureFixture) -> None:
+    """Do what the end of a run's process does: log records hold the errors, and those the abandoned generators."""
+    caplog.clear()
+    gc.collect()
+
+
 def test_another_ledger_does_not_write_into_the_storage_root(landed: tuple[Deployment, str, str]) -> None:
     deployment, job_id, day = landed
     before = deployment.files()
@@ -109,8 +115,7 @@ def test_a_run_that_failed_to_write_frees_its_lease_and_the_next_one_lands(
     reason = failure_of(deployment.land("akool_land_results", day))
     assert str(deployment.root) in reason
     assert str(deployment.root) in failure_of(deployment.land("akool_land_videos", day))
-    caplog.clear()  # its records hold the errors, and those the abandoned generators; a real run's process ends
-    gc.collect()
+    free_abandoned_generators(caplog)
     with deployment.ledger() as ledger:
         assert all(
             not facts.is_live(int(time.time() * 1000))
@@ -132,3 +137,49 @@ def test_a_fuller_file_is_not_replaced_by_an_empty_partition(landed: tuple[Deplo
     shutil.copy(file, fuller)
     assert "jobs that this ledger does not know" in failure_of(deployment.land("akool_land_results", "2026-01-01"))
     assert pq.read_table(fuller).num_rows == 1
+
+
+def test_a_storage_root_that_is_not_mounted_is_not_taken_for_an_empty_one(
+    landed: tuple[Deployment, str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment, job_id, day = landed
+    away = deployment.folder / "away"
+    deployment.root.rename(away)
+    deployment.root.mkdir()  # the bare mount point
+    later = object_id(int(job_id[:8], 16), serial=9)
+    deployment.emulator.add_job(emulated(later, video_duration=1.0))
+    deployment.track(later)
+    deployment.tick()
+    for job in ("akool_land_results", "akool_land_videos"):
+        assert "is the storage mounted" in failure_of(deployment.land(job, day))
+    free_abandoned_generators(caplog)
+    assert deployment.files() == {}
+    deployment.root.rmdir()
+    away.rename(deployment.root)
+    assert deployment.land("akool_land_results", day).success
+    assert deployment.land("akool_land_videos", day).success
+    assert {row["_id"] for row in deployment.rows("results")} == {job_id, later}
+    assert deployment.video(later).exists()
+
+
+def test_a_job_that_settles_in_a_restored_ledger_is_landed_or_refused_aloud(
+    landed: tuple[Deployment, str, str],
+) -> None:
+    deployment, job_id, day = landed
+    backup = deployment.folder / "backup.sqlite"
+    with deployment.ledger() as ledger:
+        ledger.close()
+        shutil.copy(deployment.folder / "ledger.sqlite", backup)
+    for label in ("one", "two", "three"):  # what landed after the backup was taken
+        deployment.track(job_id, campaign=label)
+        assert deployment.land("akool_land_results", day).success
+    for suffix in ("", "-wal", "-shm"):
+        (deployment.folder / f"ledger.sqlite{suffix}").unlink(missing_ok=True)
+    shutil.copy(backup, deployment.folder / "ledger.sqlite")
+    later = object_id(int(job_id[:8], 16), serial=9)
+    deployment.emulator.add_job(emulated(later, video_duration=1.0))
+    deployment.track(later)
+    for _ in range(4):
+        deployment.tick()
+    assert deployment.land("akool_land_results", day).success
+    assert {row["_id"] for row in deployment.rows("results")} == {job_id, later}

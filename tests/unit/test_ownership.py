@@ -26,23 +26,23 @@ def marker(root: StorageRoot) -> Path:
 
 
 def test_a_new_root_is_marked(root: StorageRoot) -> None:
-    ensure_owner(root, "akool", OURS)
+    ensure_owner(root, "akool", OURS, first=True)
     assert json.loads(marker(root).read_text()) == {"ledger": OURS}
     assert [path.name for path in marker(root).parent.iterdir()] == ["ledger.json"]
 
 
 def test_the_marker_is_written_once(root: StorageRoot) -> None:
-    ensure_owner(root, "akool", OURS)
+    ensure_owner(root, "akool", OURS, first=True)
     before = marker(root).stat()
-    ensure_owner(root, "akool", OURS)
+    ensure_owner(root, "akool", OURS, first=True)
     after = marker(root).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_another_ledgers_root_is_refused_with_both_names_and_the_way_out(root: StorageRoot) -> None:
-    ensure_owner(root, "akool", THEIRS)
+    ensure_owner(root, "akool", THEIRS, first=True)
     with pytest.raises(OwnershipError) as caught:
-        ensure_owner(root, "akool", OURS)
+        ensure_owner(root, "akool", OURS, first=True)
     message = str(caught.value)
     for part in (root.uri("akool"), OURS, THEIRS, "AKOOL_LEDGER_URL", "AKOOL_STORAGE", "Nothing was written"):
         assert part in message
@@ -50,17 +50,17 @@ def test_another_ledgers_root_is_refused_with_both_names_and_the_way_out(root: S
 
 
 def test_two_accounts_of_two_ledgers_live_in_one_root(root: StorageRoot) -> None:
-    ensure_owner(root, "one", OURS)
-    ensure_owner(root, "two", THEIRS)
-    ensure_owner(root, "one", OURS)
+    ensure_owner(root, "one", OURS, first=True)
+    ensure_owner(root, "two", THEIRS, first=True)
+    ensure_owner(root, "one", OURS, first=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"{}", b'"x"', b"\xff\xfe"])
 def test_a_marker_that_cannot_be_read_stops_everything(root: StorageRoot, content: bytes) -> None:
-    ensure_owner(root, "akool", OURS)
+    ensure_owner(root, "akool", OURS, first=True)
     marker(root).write_bytes(content)
     with pytest.raises(OwnershipError, match=r"ledger\.json cannot be read.*restore it from a backup"):
-        ensure_owner(root, "akool", OURS)
+        ensure_owner(root, "akool", OURS, first=True)
     assert marker(root).read_bytes() == content
 
 
@@ -72,7 +72,7 @@ class UnwritableFiles(OsFiles):
 def test_a_root_that_cannot_be_written_says_so_and_stays_unmarked(tmp_path: Path) -> None:
     root = StorageRoot(str(tmp_path / "root"), files=UnwritableFiles())
     with pytest.raises(StorageError, match="Read-only file system"):
-        ensure_owner(root, "akool", OURS)
+        ensure_owner(root, "akool", OURS, first=True)
     assert list(marker(root).parent.iterdir()) == []
 
 
@@ -83,10 +83,10 @@ def remote() -> Iterator[StorageRoot]:
 
 
 def test_a_remote_root_is_marked_too(remote: StorageRoot) -> None:
-    ensure_owner(remote, "akool", OURS)
-    ensure_owner(remote, "akool", OURS)
+    ensure_owner(remote, "akool", OURS, first=True)
+    ensure_owner(remote, "akool", OURS, first=True)
     with pytest.raises(OwnershipError, match=THEIRS):
-        ensure_owner(remote, "akool", THEIRS)
+        ensure_owner(remote, "akool", THEIRS, first=True)
 
 
 # Never back

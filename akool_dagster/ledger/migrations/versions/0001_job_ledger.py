@@ -23,7 +23,8 @@ def upgrade() -> None:
     op.create_table(
         "akool_accounts",
         sa.Column("account", sa.String(64), primary_key=True),
-        sa.Column("poll_not_before", sa.BigInteger, nullable=False),
+        sa.Column("poll_not_before", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("landed", sa.Boolean, nullable=False, server_default=sa.false()),
     )
     op.create_table(
         "akool_jobs",
