@@ -15,6 +15,7 @@ from akool_dagster.api.errors import (
     AkoolError,
     AkoolResponseError,
     AkoolThrottledError,
+    AkoolTransientError,
 )
 from akool_dagster.api.models import ResultRow, ResultsAnswer
 from akool_dagster.clock import Clock, Deadline
@@ -43,6 +44,10 @@ LONGEST_PAUSE_MS = 3_600_000
 """However long Akool asks us to wait: one odd ``Retry-After`` must not stop polling for good."""
 RETRY_AFTER_TROUBLE_MS = 30_000
 TROUBLES_BEFORE_STOP = 2
+FAILURES_OF_AN_OUTAGE = 6
+"""Calls that fail in a row before the trouble is Akool's and not an id's ..."""
+FAILURES_AMONG_SUCCESSES = 10
+"""... and when other calls of the pass were answered."""
 
 NEEDS_THE_USER = (AkoolConfigurationError, AkoolCredentialsError, AkoolAccountError)
 """Nothing but the user's action helps; every job stays pending until then."""
@@ -169,15 +174,46 @@ class _PollPass:
             self._stop(f"{error} Polling goes on in {pause_ms / 1000:.0f} s.")
         except AkoolError as error:
             self._record_part(call, seen, self._clock.now_ms() + RETRY_AFTER_TROUBLE_MS)
-            self._trouble(str(error))
+            if isinstance(error, AkoolTransientError) and len(call) > 1:
+                self._stop(str(error))  # its halves failed too: an outage
+            else:
+                self._trouble(str(error))
         else:
             self._judge(call, seen)
-            if all(isinstance(one, Unreadable) for one in seen):  # taking a call apart costs two calls for every id
+            if not call[0].poll_alone and all(
+                isinstance(one, Unreadable) for one in seen
+            ):  # taking a call apart costs two calls for every id
                 self._trouble("Akool's answers cannot be read; the ledger's jobs say why")
             else:
                 self._troubles = 0
 
     def _ask(self, ids: Sequence[str], seen: list[Observation]) -> None:
+        """Ask for the ids; when a call of several fails as in an outage, in halves, unless all of those fail too.
+
+        An id whose mere presence makes Akool answer HTTP 500 must not hold up the ids it happens to be asked with.
+        """
+        parts = [ids]
+        failures = 0
+        while parts:
+            part = parts.pop(0)
+            try:
+                self._ask_in_halves(part, seen)
+            except AkoolTransientError as error:
+                failures += 1
+                if failures >= (FAILURES_OF_AN_OUTAGE if not self._account_works else FAILURES_AMONG_SUCCESSES):
+                    raise
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[:middle], part[middle:]]
+                elif self._account_works:
+                    seen.append(Unreadable(job_id=part[0], error=str(error), alone=True))
+                else:
+                    raise
+            else:
+                failures = 0
+                self._account_works = self._account_works or any(isinstance(one, Answered) for one in seen)
+
+    def _ask_in_halves(self, ids: Sequence[str], seen: list[Observation]) -> None:
         """Ask for the ids; when Akool objects to one without saying which, in halves until it stands alone."""
         try:
             answer = self._api.results(ids, deadline=self._deadline)
@@ -186,8 +222,8 @@ class _PollPass:
                 raise
             if len(ids) > 1:
                 middle = len(ids) // 2
-                self._ask(ids[:middle], seen)
-                self._ask(ids[middle:], seen)
+                self._ask_in_halves(ids[:middle], seen)
+                self._ask_in_halves(ids[middle:], seen)
             elif isinstance(error, AkoolContentError):
                 seen.append(Missed(job_id=ids[0], code=error.code, alone=True))
             else:

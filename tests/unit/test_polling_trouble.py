@@ -18,6 +18,7 @@ from akool_dagster.api.errors import (
 from akool_dagster.clock import Deadline
 from akool_dagster.ledger import Job, JobLedger, JobState, TrackRequest
 from akool_dagster.polling import (
+    FAILURES_OF_AN_OUTAGE,
     LONGEST_PAUSE_MS,
     PAUSE_AFTER_REFUSAL_MS,
     PAUSE_AFTER_THROTTLE_MS,
@@ -240,44 +241,52 @@ def test_a_call_refused_before_the_key_was_is_due_again_too(ledger: JobLedger, p
 # What passes by itself
 
 
-@pytest.mark.parametrize("error", [AkoolTransientError("HTTP 502."), AkoolResponseError("HTTP 418.")])
-def test_one_call_in_trouble_does_not_stop_the_others(
-    ledger: JobLedger, poll: Poll, clock: FakeClock, error: AkoolError
-) -> None:
-    report = poll(ScriptedApi(ROWS, before=failing(error, 2)))
+def test_one_call_in_trouble_does_not_stop_the_others(ledger: JobLedger, poll: Poll, clock: FakeClock) -> None:
+    report = poll(ScriptedApi(ROWS, before=failing(AkoolResponseError("HTTP 418."), 2)))
 
     assert report.stopped is None
     assert settled(ledger) == IDS[:4] + IDS[8:]
     assert due(ledger, clock) == []
 
 
-def test_two_calls_in_trouble_one_after_the_other_stop_the_pass(ledger: JobLedger, poll: Poll) -> None:
+def test_an_outage_stops_the_pass_after_a_few_calls(ledger: JobLedger, poll: Poll) -> None:
     api = ScriptedApi(ROWS, before=failing(AkoolTransientError("HTTP 502.")))
     report = poll(api)
-    assert api.calls == 2
+    assert api.calls == FAILURES_OF_AN_OUTAGE
     assert report.stopped == "HTTP 502."
     assert settled(ledger) == []
 
 
-def test_two_calls_in_trouble_with_a_good_one_between_them_do_not(ledger: JobLedger, poll: Poll) -> None:
-    report = poll(ScriptedApi(ROWS, before=failing(AkoolTransientError("HTTP 502."), 1, 3)))
+def test_trouble_that_passes_at_once_costs_a_few_calls_and_no_answer(ledger: JobLedger, poll: Poll) -> None:
+    report = poll(ScriptedApi(ROWS, before=failing(AkoolTransientError("HTTP 502."), 1, 4)))
     assert report.stopped is None
-    assert settled(ledger) == IDS[4:8]
+    assert settled(ledger) == IDS
 
 
-def test_ids_in_trouble_come_back_in_two_halves(ledger: JobLedger, poll: Poll, clock: FakeClock) -> None:
-    poll(ScriptedApi(ROWS, before=failing(AkoolTransientError("HTTP 500."), 1)), ids_per_request=12)
+def test_ids_in_an_outage_come_back_in_two_halves(ledger: JobLedger, poll: Poll, clock: FakeClock) -> None:
+    poll(ScriptedApi(ROWS, before=failing(AkoolTransientError("HTTP 500."))), ids_per_request=12)
     waits = [(job.next_poll_at - clock.now_ms()) / 1000 for job in jobs(ledger).values()]
     assert waits == [30.0] * 6 + [60.0] * 6
 
 
-def test_an_id_that_makes_akool_fail_is_parted_from_the_others(ledger: JobLedger, poll: Poll, clock: FakeClock) -> None:
-    poison = {IDS[5]: AkoolTransientError("HTTP 500.")}
-    for _ in range(5):
-        poll(ScriptedApi(ROWS, poison=poison), ids_per_request=12)
-        clock.advance(30)
-    assert settled(ledger) == IDS[:5] + IDS[6:]
-    assert jobs(ledger)[IDS[5]].state == JobState.PENDING
+@pytest.mark.parametrize("poisons", [[5], [0, 11], [3, 4, 9]])
+def test_ids_that_make_akool_fail_are_parted_from_the_others_within_the_pass(
+    ledger: JobLedger, poll: Poll, clock: FakeClock, poisons: list[int]
+) -> None:
+    poison = {IDS[number]: AkoolTransientError("HTTP 500.") for number in poisons}
+    good = [identifier for identifier in IDS if identifier not in poison]
+    poll(ScriptedApi(ROWS, poison=poison), ids_per_request=12)
+    assert settled(ledger) == good
+    for identifier in poison:
+        job = jobs(ledger)[identifier]
+        assert (job.state, job.poll_alone, job.last_error) == (JobState.PENDING, True, "HTTP 500.")
+    clock.advance(600)
+    later = job_id(99)
+    ledger.track(ACCOUNT, [TrackRequest(job_id=later)])
+    api = ScriptedApi({later: row(later)}, poison=poison)
+    poll(api, ids_per_request=12)
+    assert api.asked[0] == (later,)
+    assert later in settled(ledger)
 
 
 # Time
