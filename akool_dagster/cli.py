@@ -19,7 +19,7 @@ from rich.table import Table
 from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.ledger import Job, JobLedger, JobState
-from akool_dagster.ledger.records import JOB_ID_PATTERN, status_label
+from akool_dagster.ledger.records import JOB_ID_PATTERN, OBJECT_ID_PATTERN, status_label
 from akool_dagster.settings import ledger_url_from
 from akool_dagster.tracking import TrackInput, parse_track_input
 
@@ -72,7 +72,7 @@ def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], aga
     """Watch jobs until Akool says how they ended.
 
     A file has one id a line, ids separated by commas or blanks, CSV with a column _id, or JSON lines with a field
-    _id; CSV and JSON may give labels. Ids that are tracked already only gain labels.
+    _id; both may give labels in a column or field `labels` (in CSV as JSON text). Ids that are tracked already only gain labels.
     """
     if not ids and source is None:
         raise click.UsageError("Give at least one ID, or --from-file PATH (- for standard input).")
@@ -90,12 +90,16 @@ def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], aga
             parts.append(f"{report.repeated} given twice")
         if report.relabelled:
             parts.append(f"{report.relabelled} relabelled")
-        if report.reopened:
-            parts.append(f"{report.reopened} reopened")
+        if again:
+            hint = "" if report.reopened else " (only missing and abandoned jobs can be)"
+            parts.append(f"{report.reopened} reopened{hint}")
+        odd = sum(not OBJECT_ID_PATTERN.fullmatch(request.job_id) for request in requests)
+        if odd:
+            click.echo(f"Note: {odd} of the ids are not 24 hex digits, as Akool's are. Is that right?", err=True)
         click.echo(f"{', '.join(parts)}; account {account}, ledger {ledger.shown_url}")
     refused = sum(len(parsed.problems) for _, parsed in given)
     if refused:
-        raise click.ClickException(f"{refused} ids were refused (see above); the others are tracked.")
+        raise click.ClickException(f"refused: {refused} (see above). The others are tracked.")
 
 
 def _parsed_label(text: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ class AkoolResource(dg.ConfigurableResource[Any]):
 
     api_key: str | None = Field(
         default=None,
-        description="API key, sent as x-api-key. Give it as EnvVar('AKOOL_API_KEY').",
+        description="API key, sent as x-api-key. Give it as EnvVar('AKOOL_API_KEY'): Dagster stores a literal.",
         repr=False,
         json_schema_extra=_SECRET,
     )

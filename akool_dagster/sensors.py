@@ -242,7 +242,8 @@ class _Tick:
         digest = _digest(counts)
         now = self._clock.now_ms()
         last = _last_observation(self._context.cursor)
-        if last is not None and (last[1] == digest or 0 <= now - last[0] < OBSERVE_EVERY_MS):
+        in_flight = counts.pending or counts.videos.get("pending", 0)
+        if last is not None and (last[1] == digest or (in_flight and 0 <= now - last[0] < OBSERVE_EVERY_MS)):
             return [], self._context.cursor or ""
         observation = dg.AssetObservation(self._settings.names.asset("jobs"), metadata=observation_metadata(counts))
         return [observation], json.dumps({"observed_at": now, "counts": digest})

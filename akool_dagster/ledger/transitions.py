@@ -99,7 +99,11 @@ def _missed(job: Job, seen: Missed, now_ms: int, limits: Limits) -> dict[str, ob
         "first_missed_at": first_missed_at,
         "poll_alone": job.poll_alone or seen.alone,
         "last_code": seen.code,
-        "last_error": None if seen.code is None else f"Akool answered code {seen.code} for this id.",
+        "last_error": (
+            f"Akool did not return it, {job.misses + 1} times in a row."
+            if seen.code is None
+            else f"Akool answered code {seen.code} for this id."
+        ),
     }
     if job.misses + 1 >= limits.misses and now_ms - first_missed_at >= limits.miss_grace_ms:
         changes["state"] = JobState.MISSING

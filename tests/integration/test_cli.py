@@ -131,7 +131,7 @@ def test_a_refused_id_does_not_stop_the_others_but_fails_the_command(command: Co
     assert list(command.tracked()) == [job_id(1), job_id(2)]
     assert "argument 1: 'b@d' is not a job id" in result.stderr
     assert "-, line 3: 'wörse' is not a job id" in result.stderr
-    assert "2 ids were refused" in result.stderr
+    assert "refused: 2" in result.stderr
     assert result.stdout.startswith("2 new,")
 
 

@@ -251,7 +251,7 @@ def test_one_call_in_trouble_does_not_stop_the_others(ledger: JobLedger, poll: P
 
 def test_an_outage_stops_the_pass_after_a_few_calls(ledger: JobLedger, poll: Poll) -> None:
     api = ScriptedApi(ROWS, before=failing(AkoolTransientError("HTTP 502.")))
-    report = poll(api)
+    report = poll(api, ids_per_request=12)
     assert api.calls == FAILURES_OF_AN_OUTAGE
     assert report.stopped == "HTTP 502."
     assert settled(ledger) == []
