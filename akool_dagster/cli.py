@@ -72,7 +72,8 @@ def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], aga
     """Watch jobs until Akool says how they ended.
 
     A file has one id a line, ids separated by commas or blanks, CSV with a column _id, or JSON lines with a field
-    _id; both may give labels in a column or field `labels` (in CSV as JSON text). Ids that are tracked already only gain labels.
+    _id. Both may give labels in a column or field `labels` (in CSV as JSON text). Ids that are tracked already only
+    gain labels.
     """
     if not ids and source is None:
         raise click.UsageError("Give at least one ID, or --from-file PATH (- for standard input).")
