@@ -93,7 +93,7 @@ def test_a_remote_root_is_marked_too(remote: StorageRoot) -> None:
 
 
 def landed(
-    *job_ids: str, ledger_id: str | None = OURS, revision: int = 5, uri: str = "/root/akool/results/2025-10-09.parquet"
+    *job_ids: str, ledger_id: str | None = OURS, revision: int = 5, uri: str = "/data/akool/results/2025-10-09.parquet"
 ) -> LandedFile:
     return LandedFile(uri=uri, ledger_id=ledger_id, revision=revision, job_ids=job_ids)
 
