@@ -18,8 +18,9 @@ from rich.table import Table
 
 from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
+from akool_dagster.job_ids import JOB_ID_PATTERN, OBJECT_ID_PATTERN
 from akool_dagster.ledger import Job, JobLedger, JobState
-from akool_dagster.ledger.records import JOB_ID_PATTERN, OBJECT_ID_PATTERN, status_label
+from akool_dagster.ledger.records import status_label
 from akool_dagster.settings import ledger_url_from
 from akool_dagster.tracking import TrackInput, parse_track_input
 

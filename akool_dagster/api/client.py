@@ -29,10 +29,11 @@ from akool_dagster.api.errors import (
     AkoolThrottledError,
     AkoolTransientError,
 )
-from akool_dagster.api.models import ID_PATTERN, ResultsAnswer, normalise_id, parse_results
+from akool_dagster.api.models import ResultsAnswer, parse_results
 from akool_dagster.api.redaction import redact_text
 from akool_dagster.api.retry import GiveUp, RetryPolicy
 from akool_dagster.clock import Clock, Deadline, SystemClock
+from akool_dagster.job_ids import JOB_ID_PATTERN, normalise_id
 
 __all__ = ["AkoolClient", "ApiKey", "ClientCredentials", "Token", "credentials_from"]
 
@@ -110,7 +111,7 @@ class AkoolClient:
         if not wanted:
             raise ValueError("no ids to ask for")
         for job_id in wanted:
-            if not ID_PATTERN.fullmatch(job_id):
+            if not JOB_ID_PATTERN.fullmatch(job_id):
                 raise ValueError(f"not an id of Akool's: {job_id[:80]!r}")
         payload = self._signed(
             "POST",

@@ -27,11 +27,10 @@ from akool_dagster.api.values import (
     storable,
     storable_text,
 )
+from akool_dagster.job_ids import normalise_id
 
-ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 VIDEO_LIFETIME_MS = 7 * 24 * 3600 * 1000  # documented: "valid for 7 days"; from when is not, so from the latest known
 
-_OBJECT_ID = re.compile(r"[0-9A-Fa-f]{24}")
 _REASON_FIELDS = (
     "error_reason",
     "error_reasons",
@@ -44,12 +43,6 @@ _REASON_FIELDS = (
 )  # sibling tools use these; none is documented for image to video
 _LONGEST_REASON = 500
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-
-
-def normalise_id(text: str) -> str:
-    """Return the id without surrounding blanks; 24 hex digits are lower-cased, as ObjectIds are written."""
-    text = text.strip()
-    return text.lower() if _OBJECT_ID.fullmatch(text) else text
 
 
 _READERS: Mapping[str, Callable[[object], object]] = {

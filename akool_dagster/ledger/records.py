@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from akool_dagster.job_ids import JOB_ID_PATTERN, OBJECT_ID_PATTERN, normalise_id
 from akool_dagster.ledger.errors import InvalidJobError
 
-JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-OBJECT_ID_PATTERN = re.compile(r"[0-9a-fA-F]{24}")
 UNSTORABLE_TEXT = re.compile("[\x00\ud800-\udfff]")
 """PostgreSQL refuses NUL, and a lone surrogate cannot be written as UTF-8 anywhere."""
 LABEL_LIMITS = (64, 1024)
@@ -293,14 +292,14 @@ def normalise_job_id(raw: str) -> str:
 
     Raises `InvalidJobError` for anything that is not 1 to 64 letters, digits, ``_`` or ``-``.
     """
-    job_id = raw.strip()
+    job_id = normalise_id(raw)
     if not JOB_ID_PATTERN.fullmatch(job_id):
         shown = job_id if len(job_id) <= 80 else job_id[:77] + "..."
         raise InvalidJobError(
             f"{shown!r} is not a job id: expected 1 to 64 letters, digits, '_' or '-'.",
             job_id,
         )
-    return job_id.lower() if OBJECT_ID_PATTERN.fullmatch(job_id) else job_id
+    return job_id
 
 
 def check_labels(job_id: str, labels: Mapping[str, str]) -> None:

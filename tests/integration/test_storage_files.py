@@ -158,9 +158,9 @@ def test_an_error_of_the_network_while_writing_stays_what_it_is(root: StorageRoo
 
 
 def test_a_root_that_is_a_file_is_an_error_with_path_and_cause(tmp_path: Path) -> None:
-    (tmp_path / "root").write_bytes(b"")
-    root = StorageRoot(str(tmp_path / "root"))
-    with pytest.raises(StorageError, match=f"{tmp_path}/root/akool"):
+    (tmp_path / "file").write_bytes(b"")
+    root = StorageRoot(str(tmp_path / "file"))
+    with pytest.raises(StorageError, match=f"{tmp_path}/file/akool"):
         put(root, b"content")
     assert not root.exists(RELATIVE)
 

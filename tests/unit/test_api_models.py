@@ -19,10 +19,10 @@ from akool_dagster.api.models import (
     ResultsAnswer,
     failure_reason,
     load_payload,
-    normalise_id,
     parse_results,
 )
 from akool_dagster.api.values import FIRST_MOMENT, LAST_MOMENT
+from akool_dagster.job_ids import normalise_id
 
 DATA = Path(__file__).parent.parent / "data"
 ID = "6891abe782f7cd2a890c44ba"
