@@ -183,7 +183,9 @@ async def _send_more(send: Send, body: bytes) -> None:
 
 
 def _reset(connection: asyncio.Transport) -> None:
-    """Abort a connection so that its other end sees a reset, and not an orderly end."""
+    """Abort a connection so that its other end sees a reset, and not an orderly end; unless that left already."""
+    if connection.is_closing():
+        return
     descriptor: int = connection.get_extra_info("socket").fileno()
     # Not every event loop's socket sets options; a duplicate shares them.
     with socket.socket(fileno=os.dup(descriptor)) as duplicate:
