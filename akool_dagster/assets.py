@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from akool_dagster.clock import SystemClock
+from akool_dagster.clock import Clock, SystemClock
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.io_manager import TABLE_METADATA
 from akool_dagster.landing import LandingKind, PartitionGrid
@@ -122,7 +122,11 @@ def build_tables_asset(
 
 
 def build_videos_asset(
-    names: AccountNames, grid: PartitionGrid, partitions_def: dg.PartitionsDefinition, tables: Sequence[str]
+    names: AccountNames,
+    grid: PartitionGrid,
+    partitions_def: dg.PartitionsDefinition,
+    tables: Sequence[str],
+    clock: Clock | None = None,
 ) -> dg.AssetsDefinition:
     """Return the asset that downloads a partition's due videos and lands their manifest."""
 
@@ -160,7 +164,7 @@ def build_videos_asset(
                 new_client=akool.client,
                 root=root,
                 policy=store.address_policy(akool.base_url),
-                clock=SystemClock(),
+                clock=clock or SystemClock(),
                 log=context.log.info,
                 before_effect=lease.check,
             )

@@ -12,6 +12,7 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 
 from akool_dagster import __version__
 from akool_dagster.assets import AccountNames, build_jobs_asset, build_tables_asset, build_videos_asset
+from akool_dagster.clock import Clock
 from akool_dagster.io_manager import ParquetIOManager
 from akool_dagster.landing import Granularity, LandingKind, PartitionGrid
 from akool_dagster.polling import DEFAULT_IDS_PER_REQUEST
@@ -43,6 +44,7 @@ def build_akool_definitions(
     run_start_seconds: float = 900.0,
     video_store: VideoStoreResource | None = None,
     io_manager: Any = None,
+    clock: Clock | None = None,
 ) -> dg.Definitions:
     """Return assets, jobs, sensor and resources for one account, all named after the prefix.
 
@@ -68,6 +70,7 @@ def build_akool_definitions(
             to be pulled). A run that was killed before is replaced only after this long.
         video_store: How videos are downloaded; a `VideoStoreResource` at ``storage_root`` by default.
         io_manager: What writes and reads the tables; a `ParquetIOManager` at ``storage_root`` by default.
+        clock: The time of the sensor and the downloads, for tests; the machine's by default.
 
     Raises:
         ValueError: for a prefix, table, granularity or number that cannot work.
@@ -91,7 +94,7 @@ def build_akool_definitions(
         assets.append(build_tables_asset(names, grid, partitions_def, chosen))
         jobs.append(_landing_job(names, LandingKind.TABLES, chosen))
     if videos:
-        assets.append(build_videos_asset(names, grid, partitions_def, chosen))
+        assets.append(build_videos_asset(names, grid, partitions_def, chosen, clock))
         jobs.append(_landing_job(names, LandingKind.VIDEOS, ["videos"]))
     sensor = build_poll_sensor(
         SensorSettings(
@@ -107,6 +110,7 @@ def build_akool_definitions(
         jobs,
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_sensor_status,
+        clock=clock,
     )
     resources: dict[str, Any] = {
         names.akool: akool,
