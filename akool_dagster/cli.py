@@ -217,8 +217,42 @@ def ledger_init() -> None:
     type=click.FloatRange(0, min_open=True),
     help="How many times faster than life jobs move.",
 )
-def emulator(port: int, seed: int, count: int, speed: float) -> None:
+@click.option(
+    "--fault", "faults", multiple=True, metavar="NAME[,option=value...]", help="A fault to show; may be repeated."
+)
+@click.option(
+    "--fault-rate",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Probability that a call meets a random fault, of those that pass by themselves.",
+)
+@click.option("--max-ids-per-call", type=click.IntRange(1), help="Refuse calls with more ids. [default: no limit]")
+@click.option("--list-faults", is_flag=True, help="Show the faults and their options, and exit.")
+def emulator(
+    port: int,
+    seed: int,
+    count: int,
+    speed: float,
+    faults: tuple[str, ...],
+    fault_rate: float,
+    max_ids_per_call: int | None,
+    list_faults: bool,
+) -> None:
     """Run a local Akool with real MP4s, to try everything without a key."""
     from akool_dagster.emulator.command import serve
+    from akool_dagster.emulator.fault_descriptions import kinds_table
 
-    serve(port, seed, count, speed, click.echo)
+    if list_faults:
+        click.echo(kinds_table())
+        return
+    serve(
+        port,
+        seed,
+        count,
+        speed,
+        click.echo,
+        faults=faults,
+        fault_rate=fault_rate,
+        max_ids_per_call=max_ids_per_call,
+    )

@@ -76,7 +76,7 @@ class ResultsApi(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollReport:
-    """What a pass did, in numbers of ids. ``stopped``: why it ended before everything due was asked."""
+    """What a pass did, in numbers of ids. ``stopped``: why it ended before everything due was answered."""
 
     polled: int = 0
     calls: int = 0
@@ -129,7 +129,7 @@ class _PollPass:
         self._deadline = deadline
         self._calls_before = api.calls
         self._report = PollReport()
-        self._troubles = 0
+        self._troubles: list[str] = []  # of the latest calls in a row
         # The answers of a first call whose every id was refused alike. Recorded unless a second call fares no better.
         self._suspect: list[Missed] = []
         self._account_works = False
@@ -150,6 +150,8 @@ class _PollPass:
                 now = self._clock.now_ms()
                 self._ledger.release(self._account, [job.job_id for job in unasked], until=now)
         self._record(self._suspect)
+        if self._troubles and self._report.stopped is None:
+            self._stop(self._troubles[-1])  # the last call was in trouble, and perhaps it was the only one
         return replace(self._report, calls=self._api.calls - self._calls_before)
 
     def _may_go_on(self) -> bool:
@@ -185,7 +187,7 @@ class _PollPass:
             ):  # taking a call apart costs two calls for every id
                 self._trouble("Akool's answers cannot be read; the ledger's jobs say why")
             else:
-                self._troubles = 0
+                self._troubles = []
 
     def _ask(self, ids: Sequence[str], seen: list[Observation]) -> None:
         """Ask for the ids; when a call of several fails as in an outage, in halves, unless all of those fail too.
@@ -291,8 +293,8 @@ class _PollPass:
         )
 
     def _trouble(self, reason: str) -> None:
-        self._troubles += 1
-        if self._troubles >= TROUBLES_BEFORE_STOP:
+        self._troubles.append(reason)
+        if len(self._troubles) >= TROUBLES_BEFORE_STOP:
             self._stop(reason)
 
     def _stop(self, reason: str) -> None:

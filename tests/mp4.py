@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from fractions import Fraction
 from functools import cache
@@ -90,3 +91,10 @@ def render_png() -> bytes:
             output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             output.mux(stream.encode())
         return path.read_bytes()
+
+
+def duration_of(content: bytes) -> float:
+    """Return the seconds that a video's container says it lasts."""
+    with av.open(io.BytesIO(content), "r") as container:
+        assert container.duration is not None
+        return container.duration / av.time_base

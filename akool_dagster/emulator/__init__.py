@@ -5,7 +5,9 @@ videos. It is a stand-in for tests and demonstrations, not a model of Akool's ti
 """
 
 from akool_dagster.emulator.errors import EmulatorError, EmulatorExtraMissingError
-from akool_dagster.emulator.faults import FAULT_KINDS, Endpoint, Fault, FaultKind, FaultSwitch
+from akool_dagster.emulator.fault_kinds import Endpoint, FaultKind
+from akool_dagster.emulator.fault_table import FAULT_KINDS
+from akool_dagster.emulator.faults import Fault, FaultScript, FaultSwitch, RandomFaults
 from akool_dagster.emulator.jobs import EmulatedJob, JobStatus, population
 from akool_dagster.emulator.journal import Journal, RecordedRequest
 
@@ -25,9 +27,11 @@ __all__ = [
     "Endpoint",
     "Fault",
     "FaultKind",
+    "FaultScript",
     "FaultSwitch",
     "JobStatus",
     "Journal",
+    "RandomFaults",
     "RecordedRequest",
     "population",
 ]

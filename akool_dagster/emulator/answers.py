@@ -47,6 +47,23 @@ def storage_error(http_status: int, code: str, message: str) -> Answer:
     return Answer(http_status=http_status, body=document.encode(), media_type="application/xml")
 
 
+def redirection(location: str) -> Answer:
+    """Return a redirect to another place, which may be relative to the one asked for."""
+    return Answer(http_status=302, media_type="text/html", headers={"Location": location})
+
+
+def cut(answer: Answer) -> Answer:
+    """Return the answer with half of its body, as a whole HTTP body: JSON that ends in the middle."""
+    return replace(answer, body=answer.body[: len(answer.body) // 2], code=None)
+
+
+def with_data(answer: Answer, data: object) -> Answer:
+    """Return a successful envelope with other data; any other answer as it is."""
+    if answer.code != 1000:
+        return answer
+    return envelope(1000, "OK", data=data)
+
+
 def access_denied() -> Answer:
     """Return what the CDN says about a file whose lifetime is over."""
     return storage_error(403, "AccessDenied", "Access Denied")

@@ -42,43 +42,43 @@ class VideoCache:
         self._seed = seed
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._videos: OrderedDict[str, Future[Video]] = OrderedDict()
+        self._videos: OrderedDict[EmulatedJob, Future[Video]] = OrderedDict()
 
     def get(self, job: EmulatedJob) -> Video:
         """Return the job's video, rendering it in this thread or waiting for the thread that does."""
         with self._lock:
-            found = self._videos.get(job.job_id)
+            found = self._videos.get(job)
             future: Future[Video] = Future() if found is None else found
-            self._videos[job.job_id] = future
-            self._videos.move_to_end(job.job_id)
+            self._videos[job] = future
+            self._videos.move_to_end(job)
         if found is None:
             try:
                 future.set_result(_video(render(job, seed=self._seed)))
             except BaseException as error:
                 future.set_exception(error)
                 with self._lock:
-                    self._videos.pop(job.job_id, None)
+                    self._videos.pop(job, None)
             else:
                 self._drop_oldest()
         return future.result()
 
     def ready(self, job: EmulatedJob) -> bool:
         """Return whether ``get`` would answer at once."""
-        future = self._videos.get(job.job_id)
+        future = self._videos.get(job)
         return future is not None and future.done()
 
     def _drop_oldest(self) -> None:
         with self._lock:
             finished = [
-                (job_id, len(future.result().content))
-                for job_id, future in self._videos.items()
+                (job, len(future.result().content))
+                for job, future in self._videos.items()
                 if future.done() and future.exception() is None
             ]
             kept = sum(size for _, size in finished)
-            for job_id, size in finished[:-1]:
+            for job, size in finished[:-1]:
                 if kept <= self._max_bytes:
                     break
-                del self._videos[job_id]
+                del self._videos[job]
                 kept -= size
 
 

@@ -17,20 +17,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from akool_dagster.clock import Clock, SystemClock
-from akool_dagster.emulator.answers import Answer, file_answer, gateway_error
+from akool_dagster.emulator.admin import admin_routes
+from akool_dagster.emulator.answers import Answer, file_answer, gateway_error, redirection
 from akool_dagster.emulator.errors import EmulatorError
-from akool_dagster.emulator.faults import Break, Endpoint, Fault, FaultSwitch
+from akool_dagster.emulator.fault_kinds import NO_ANSWER, Endpoint
+from akool_dagster.emulator.fault_table import LOOP, MOVED
+from akool_dagster.emulator.faults import Fault, FaultSwitch
 from akool_dagster.emulator.jobs import EmulatedJob
 from akool_dagster.emulator.journal import Journal, RecordedRequest
 from akool_dagster.emulator.mp4 import VideoCache
 from akool_dagster.emulator.service import Account, AkoolService, requested_ids
-from akool_dagster.emulator.wire import BrokenResponse, Server, listen
+from akool_dagster.emulator.wire import FaultyResponse, Holds, Server, listen
 
 #: Real seconds: the server's thread lives in them, whatever clock its jobs live by.
 STOP_SECONDS = 10.0
 _AUTH_HEADERS = frozenset({b"authorization", b"x-api-key", b"cookie", b"proxy-authorization"})
 
-Handler = Callable[[Request, object], Awaitable[tuple[Answer, tuple[str, ...]]]]
+Handler = Callable[[Request, object, Fault | None], Awaitable[tuple[Answer, tuple[str, ...]]]]
 
 
 class AkoolEmulator:
@@ -38,7 +41,8 @@ class AkoolEmulator:
 
     It listens on ``port``, 0 for any free one, and again on the same after a restart, so that an outage can be
     played. Job times run by ``clock``, ``speed`` times as fast. It answers nothing the documentation does not
-    describe: no creating, deleting or listing of jobs.
+    describe: no creating, deleting or listing of jobs. Below ``/emulator/`` are paths that Akool does not have: to
+    switch faults and to read the journal of an emulator in another process.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class AkoolEmulator:
         self._videos = VideoCache(seed)
         self._host = host
         self._port = port
+        self._holds = Holds(self._clock)
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -102,6 +107,15 @@ class AkoolEmulator:
     def credit(self, credits_left: float) -> None:
         self._service.credit = credits_left
 
+    @property
+    def max_ids_per_call(self) -> int | None:
+        """How many ids one call may ask for before it is answered 1003; None for any number."""
+        return self._service.max_ids_per_call
+
+    @max_ids_per_call.setter
+    def max_ids_per_call(self, most: int | None) -> None:
+        self._service.max_ids_per_call = most
+
     def add_job(self, job: EmulatedJob) -> None:
         """Take one more job on; its time starts now. Raises ``ValueError`` for an id that is there already."""
         self._service.add_jobs((job,))
@@ -122,7 +136,8 @@ class AkoolEmulator:
         self._port = listener.getsockname()[1]
         host = f"[{self._host}]" if ":" in self._host else self._host
         self._service.base_url = f"http://{host}:{self._port}"
-        self._server = Server(self._application())
+        self._holds = Holds(self._clock)
+        self._server = Server(self._application(), self._holds)
         self._thread = threading.Thread(
             target=self._server.run_until_stopped, args=(listener,), name="akool-emulator", daemon=True
         )
@@ -165,27 +180,36 @@ class AkoolEmulator:
             routes=[
                 Route(path, partial(self._respond, endpoint, handler), methods=[method])
                 for path, method, endpoint, handler in routes
-            ],
+            ]
+            + admin_routes(self._faults, self._journal, self._service),
             exception_handlers={HTTPException: self._no_such_route},
         )
 
     async def _respond(self, endpoint: Endpoint, handler: Handler, request: Request) -> Response:
         payload = _parsed(await request.body()) if request.method == "POST" else None
         job_ids = self._asked_ids(endpoint, request, payload)
-        fault = self._faults.take_for_call(endpoint, job_ids)
-        happened: tuple[str, ...] = ()
-        if fault is not None and fault.answer is not None:
-            answer = fault.answer
-        elif fault is not None and fault.kind.breaks is Break.RESET:
-            answer = Answer()
-        else:
-            answer, happened = await handler(request, payload)
+        redirected = endpoint is Endpoint.CDN and f"?{request.url.query}" in (MOVED, LOOP)
+        fault = None if redirected else self._faults.take_for_call(endpoint, job_ids)
+        answer, happened = await self._answer(handler, request, payload, fault)
         self._record(request, endpoint, job_ids, answer, fault, happened)
-        if fault is None or fault.kind.breaks is None:
+        if fault is None or fault.kind.wire is None:
             return _response(answer)
         server = self._server
         connection = None if server is None else server.connection_of(tuple(request.scope["client"]))
-        return BrokenResponse(answer, fault.kind.breaks, connection)
+        options = {**fault.options, "seconds": self._faults.draw_seconds(fault)}
+        return FaultyResponse(answer, fault.kind.wire, options, connection, self._holds)
+
+    async def _answer(
+        self, handler: Handler, request: Request, payload: object, fault: Fault | None
+    ) -> tuple[Answer, tuple[str, ...]]:
+        if fault is not None and fault.answer is not None:
+            return fault.answer, ()
+        if fault is not None and fault.kind.wire in NO_ANSWER:
+            return Answer(), ()
+        answer, happened = await handler(request, payload, fault)
+        if fault is not None and fault.kind.change is not None:
+            answer = fault.kind.change(answer)
+        return answer, happened
 
     def _asked_ids(self, endpoint: Endpoint, request: Request, payload: object) -> tuple[str, ...]:
         if endpoint is Endpoint.CDN:
@@ -202,7 +226,7 @@ class AkoolEmulator:
         fault: Fault | None,
         happened: tuple[str, ...],
     ) -> None:
-        reset = fault is not None and fault.kind.breaks is Break.RESET
+        unanswered = fault is not None and fault.kind.wire in NO_ANSWER
         secrets = [secret.encode() for secret in self._service.secrets]
         self._journal.record(
             RecordedRequest(
@@ -216,30 +240,34 @@ class AkoolEmulator:
                     for name, value in request.headers.raw
                     if name in _AUTH_HEADERS or any(secret in value for secret in secrets)
                 ),
-                http_status=None if reset else answer.http_status,
+                http_status=None if unanswered else answer.http_status,
                 code=answer.code,
-                faults=(() if fault is None else (fault.kind.name,)) + happened,
+                faults=(() if fault is None or fault.kind.is_of_one_job else (fault.kind.name,)) + happened,
             )
         )
 
     def _refusal(self, request: Request) -> Answer | None:
         return self._service.refuse(request.headers.get("authorization"), request.headers.get("x-api-key"))
 
-    async def _results(self, request: Request, payload: object) -> tuple[Answer, tuple[str, ...]]:
+    async def _results(self, request: Request, payload: object, fault: Fault | None) -> tuple[Answer, tuple[str, ...]]:
         refusal = self._refusal(request)
-        return self._service.results(payload) if refusal is None else (refusal, ())
+        return self._service.results(payload, fault) if refusal is None else (refusal, ())
 
-    async def _token(self, request: Request, payload: object) -> tuple[Answer, tuple[str, ...]]:
+    async def _token(self, request: Request, payload: object, fault: Fault | None) -> tuple[Answer, tuple[str, ...]]:
         return self._service.issue_token(payload), ()
 
-    async def _quota(self, request: Request, payload: object) -> tuple[Answer, tuple[str, ...]]:
+    async def _quota(self, request: Request, payload: object, fault: Fault | None) -> tuple[Answer, tuple[str, ...]]:
         return self._refusal(request) or self._service.quota(), ()
 
-    async def _file(self, request: Request, payload: object) -> tuple[Answer, tuple[str, ...]]:
+    async def _file(self, request: Request, payload: object, fault: Fault | None) -> tuple[Answer, tuple[str, ...]]:
+        if f"?{request.url.query}" == LOOP:
+            return redirection(LOOP), ()
         found = self._service.video(request.path_params["file_name"])
         if isinstance(found, Answer):
             return found, ()
         job, modified_ms = found
+        if fault is not None and fault.kind.video is not None:
+            job = fault.kind.video(job)
         # Rendering takes tens of milliseconds, which the other connections need not wait for.
         rendered = self._videos.ready(job)
         video = self._videos.get(job) if rendered else await asyncio.to_thread(self._videos.get, job)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from akool_dagster.clock import Clock
 from akool_dagster.emulator.answers import Answer, access_denied, envelope, storage_error
-from akool_dagster.emulator.faults import FaultSwitch
+from akool_dagster.emulator.faults import Fault, FaultSwitch
 from akool_dagster.emulator.jobs import ENDED, EmulatedJob, JobStatus, Row
 
 _BAD_REQUEST = envelope(1003, "Failed to get results")
@@ -58,7 +58,7 @@ class AkoolService:
         self._account = account
         self._clock = clock
         self._speed = speed
-        self._max_ids_per_call = max_ids_per_call
+        self.max_ids_per_call = max_ids_per_call
         self._faults = FaultSwitch() if faults is None else faults
         self._wall_ms = clock.now_ms()
         self._monotonic = clock.monotonic()
@@ -74,6 +74,17 @@ class AkoolService:
     def jobs(self) -> Mapping[str, EmulatedJob]:
         """The jobs by id: a live, read-only view."""
         return MappingProxyType(self._jobs)
+
+    @property
+    def max_ids_per_call(self) -> int | None:
+        """How many ids one call may ask for; None for any number."""
+        return self._max_ids_per_call
+
+    @max_ids_per_call.setter
+    def max_ids_per_call(self, most: int | None) -> None:
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise ValueError(f"A call may ask for at least 1 id, not {most!r}.")
+        self._max_ids_per_call = most
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -151,13 +162,15 @@ class AkoolService:
         """Answer ``quota/info``: the credits of the whole account."""
         return envelope(1000, "OK", data={"credit": self.credit})
 
-    def results(self, payload: object) -> tuple[Answer, tuple[str, ...]]:
+    def results(self, payload: object, fault: Fault | None = None) -> tuple[Answer, tuple[str, ...]]:
         """Answer ``resultsByIds``; return with it the names of the faults that happened to single jobs.
 
-        Rows come once for each known id, in the order the jobs were added and not in that of the request.
+        Rows come once for each known id, in the order the jobs were added and not in that of the request, but for
+        the ``fault`` of this call.
         """
         job_ids = requested_ids(payload)
-        if not job_ids or (self._max_ids_per_call is not None and len(job_ids) > self._max_ids_per_call):
+        most = self._max_ids_per_call
+        if not job_ids or (most is not None and len(job_ids) > most):
             return _BAD_REQUEST, ()
         rows: list[Row] = []
         happened: list[str] = []
@@ -165,18 +178,28 @@ class AkoolService:
             now = self.now_ms()
             known = {job_id for job_id in map(str.lower, job_ids) if job_id in self._jobs}
             for job_id in sorted(known, key=lambda job_id: self._progress[job_id].position):
-                fault = self._faults.take_for_job(job_id)
-                if fault is not None:
-                    happened.append(fault.kind.name)
-                    if fault.kind.job is not None:
-                        self._jobs[job_id] = fault.kind.job(self._jobs[job_id])
-                row = self._poll(self._jobs[job_id], now)
-                rows.extend((row,) if fault is None or fault.kind.row is None else fault.kind.row(row))
+                row, hit = self._polled(job_id, now, fault)
+                if hit is not None:
+                    happened.append(hit.kind.name)
+                rows.extend((row,) if hit is None or hit.kind.row is None else hit.kind.row(row))
+            if fault is not None and fault.kind.rows is not None:
+                rows = list(fault.kind.rows(rows, self._jobs.keys() - known, self._faults.chance))
         return envelope(1000, "OK", data={"result": rows}), tuple(happened)
 
-    def _poll(self, job: EmulatedJob, now: float) -> Row:
-        progress = self._progress[job.job_id]
-        progress.polls += 1
+    def _polled(self, job_id: str, now: float, fault: Fault | None) -> tuple[Row, Fault | None]:
+        """Move the job on and return its row, with the fault that happens to it in this call."""
+        self._progress[job_id].polls += 1
+        row = self._row(job_id, now)
+        completed = row.get("status") == JobStatus.COMPLETED
+        hit = fault if fault is not None and fault.happens_to(job_id, completed=completed) else None
+        hit = hit or self._faults.take_for_job(job_id, completed=completed)
+        if hit is not None and hit.kind.job is not None:
+            self._jobs[job_id] = hit.kind.job(self._jobs[job_id])
+            row = self._row(job_id, now)
+        return row, hit
+
+    def _row(self, job_id: str, now: float) -> Row:
+        job, progress = self._jobs[job_id], self._progress[job_id]
         status, settled_ms = self._state(job, progress, now)
         url = f"{self.base_url}/cdn/{progress.file_name}"
         return job.row(status, video_url=url, settled_ms=settled_ms)

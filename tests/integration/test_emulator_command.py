@@ -57,6 +57,38 @@ def test_serve_prints_what_to_copy_and_ends_cleanly(number: signal.Signals) -> N
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
 
 
+def test_faults_and_the_limit_of_ids_are_on_from_the_start() -> None:
+    terminal = Terminal(signal.SIGTERM)
+    flags = ["1005,times=1,retry_after=Thu, 09 Oct 2025 08:53:20 GMT"]
+    serve(
+        port=0,
+        seed=4,
+        jobs=3,
+        speed=1.0,
+        echo=terminal.echo,
+        clock=FakeClock(),
+        faults=flags,
+        fault_rate=0.25,
+        max_ids_per_call=2,
+    )
+    assert terminal.answer["code"] == 1005
+    assert any("/emulator/faults shows and changes them" in text for text in terminal.lines)
+
+
+def test_the_limit_of_ids_refuses_a_larger_call() -> None:
+    terminal = Terminal(signal.SIGTERM)
+    serve(port=0, seed=4, jobs=3, speed=1.0, echo=terminal.echo, clock=FakeClock(), max_ids_per_call=2)
+    assert terminal.answer["code"] == 1003
+
+
+@pytest.mark.parametrize("flag", ["no_such", "429,colour=red", "poison_id", "1005,endpoint=cdn", "429,times=x"])
+def test_a_fault_that_cannot_be_is_a_clear_error_before_anything_is_served(flag: str) -> None:
+    lines: list[str] = []
+    with pytest.raises(EmulatorError, match=r"\w+.*\.$"):
+        serve(port=0, seed=0, jobs=1, speed=1.0, echo=lines.append, faults=[flag])
+    assert lines == []
+
+
 def test_a_taken_port_is_a_clear_error_and_leaves_the_signals_as_they_were() -> None:
     handler = signal.getsignal(signal.SIGTERM)
     with AkoolEmulator() as emulator:

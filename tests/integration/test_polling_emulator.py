@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import json
-import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
@@ -11,19 +9,18 @@ from typing import Any
 
 import pytest
 
-from akool_dagster.api import AkoolClient, ApiKey, ClientCredentials
+from akool_dagster.api import AkoolClient, ClientCredentials
 from akool_dagster.api.errors import AkoolCredentialsError
 from akool_dagster.clock import Deadline
 from akool_dagster.emulator import AkoolEmulator, EmulatedJob, population
-from akool_dagster.ledger import Job, JobLedger, JobState, TrackRequest
+from akool_dagster.ledger import JobLedger, JobState, TrackRequest
 from akool_dagster.polling import PollReport, run_poll_pass
 from tests.clock import FakeClock
 from tests.scripted_api import job_id
+from tests.ticks import ACCOUNT, Ticks, assert_ended_as_they_should, jobs, new_client
 
-ACCOUNT = "akool"
 JOBS = population(40, seed=7, now_ms=FakeClock().now_ms())
 IDS = sorted(job.job_id for job in JOBS)
-TICKS = 200
 
 
 @pytest.fixture
@@ -50,66 +47,13 @@ def client(emulator: AkoolEmulator, clock: FakeClock) -> Iterator[AkoolClient]:
         yield client
 
 
-def new_client(emulator: AkoolEmulator, clock: FakeClock, key: str = "emulator-key") -> AkoolClient:
-    return AkoolClient(ApiKey(key), base_url=emulator.base_url, clock=clock, rng=random.Random(1))
-
-
-class Ticks:
-    """Ticks of a sensor, half a minute apart by the tests' clock."""
-
-    def __init__(self, ledger: JobLedger, client: AkoolClient, clock: FakeClock) -> None:
-        self.ledger = ledger
-        self.client = client
-        self.clock = clock
-        self.reports: list[PollReport] = []
-
-    def tick(self, ids_per_request: int = 15) -> PollReport:
-        deadline = Deadline(self.clock, 45)
-        report = run_poll_pass(
-            self.ledger, self.client, ACCOUNT, clock=self.clock, deadline=deadline, ids_per_request=ids_per_request
-        )
-        self.reports.append(report)
-        self.clock.advance(30)
-        return report
-
-    def until(self, done: Callable[[], bool]) -> None:
-        for _ in range(TICKS):
-            if done():
-                return
-            self.tick()
-        pytest.fail(f"not done after {TICKS} ticks; the last one: {self.reports[-1]}")
-
-    def until_settled(self) -> None:
-        self.until(lambda: all(job.state != JobState.PENDING for job in jobs(self.ledger).values()))
-
-
 @pytest.fixture
 def ticks(ledger: JobLedger, client: AkoolClient, clock: FakeClock) -> Ticks:
     return Ticks(ledger, client, clock)
 
 
-def jobs(ledger: JobLedger) -> dict[str, Job]:
-    return {job.job_id: job for job in ledger.iter_jobs(ACCOUNT)}
-
-
-def payload(job: Job) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(job.payload or "{}")
-    return loaded
-
-
 def assert_all_ended_as_they_should(ledger: JobLedger) -> None:
-    found = jobs(ledger)
-    assert {job.job_id: job.outcome for job in JOBS} == {identifier: job.state for identifier, job in found.items()}
-    for job in JOBS:
-        told = payload(found[job.job_id])
-        assert (told["_id"], told["create_time"], told["deduction_credit"], told["prompt"]) == (
-            job.job_id,
-            job.create_time,
-            job.deduction_credit,
-            job.prompt,
-        )
-        assert found[job.job_id].failure_reason == job.failure_reason
-        assert found[job.job_id].misses == 0
+    assert_ended_as_they_should(ledger, JOBS)
 
 
 def test_a_whole_population_settles(ticks: Ticks, ledger: JobLedger, emulator: AkoolEmulator) -> None:
@@ -155,11 +99,15 @@ def test_every_job_settles_once_the_fault_is_over(
     assert_all_ended_as_they_should(ledger)
 
 
-def test_every_job_settles_among_all_faults_at_once(ticks: Ticks, ledger: JobLedger, emulator: AkoolEmulator) -> None:
-    for name in ("1005", "429", "502", "reset", "missing_row"):
-        emulator.faults.add(name, probability=0.15)
-    emulator.faults.add("short_body", probability=0.1, endpoint="resultsByIds")
-    ticks.until_settled()
+@pytest.mark.parametrize("seed", range(5))
+def test_every_job_settles_among_random_faults(seed: int, ledger: JobLedger, clock: FakeClock) -> None:
+    with (
+        AkoolEmulator(jobs=JOBS, clock=clock, seed=seed) as emulator,
+        new_client(emulator, clock, read_timeout=2) as client,
+    ):
+        emulator.faults.add_random(0.5, hold_seconds=0)
+        Ticks(ledger, client, clock).until_settled(ids_per_request=4)
+        assert len({name for call in emulator.journal.requests for name in call.faults}) >= 6
     assert_all_ended_as_they_should(ledger)
 
 

@@ -249,6 +249,12 @@ def test_one_call_in_trouble_does_not_stop_the_others(ledger: JobLedger, poll: P
     assert due(ledger, clock) == []
 
 
+def test_the_trouble_of_a_pass_of_one_call_is_told(ledger: JobLedger, poll: Poll) -> None:
+    report = poll(ScriptedApi(ROWS, before=failing(AkoolResponseError("HTTP 404."))), ids_per_request=12)
+    assert report.stopped == "HTTP 404."
+    assert settled(ledger) == []
+
+
 def test_an_outage_stops_the_pass_after_a_few_calls(ledger: JobLedger, poll: Poll) -> None:
     api = ScriptedApi(ROWS, before=failing(AkoolTransientError("HTTP 502.")))
     report = poll(api, ids_per_request=12)
