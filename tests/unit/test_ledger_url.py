@@ -107,7 +107,7 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_driver")
 def test_a_missing_driver_is_named_with_the_command_that_installs_it() -> None:
-    with pytest.raises(LedgerUrlError, match=r"'psycopg2'.*pip install psycopg2-binary") as caught:
+    with pytest.raises(LedgerUrlError, match=r"'psycopg2'.*pip install 'akool-dagster\[postgres\]'") as caught:
         JobLedger.open(f"postgresql://me:{SECRET}@db.example/jobs?password={SECRET}")
     assert SECRET not in str(caught.value)
 
