@@ -37,19 +37,24 @@ def postgres_dsn() -> Iterator[str]:
             yield url
 
 
-@pytest.fixture(params=BACKENDS)
-def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """Give a function that returns the URL of a new, empty database."""
+@pytest.fixture
+def new_schema(postgres_dsn: str) -> Iterator[Callable[[], str]]:
+    """Give a function that returns the URL of a new, empty schema in PostgreSQL."""
     with ExitStack() as stack:
-        if request.param == "sqlite":
-            yield lambda: f"sqlite:///{tmp_path / uuid.uuid4().hex}.sqlite"
-        else:
-            dsn = request.getfixturevalue("postgres_dsn")
-            yield lambda: stack.enter_context(new_schema(dsn))
+        yield lambda: stack.enter_context(_schema(postgres_dsn))
+
+
+@pytest.fixture(params=BACKENDS)
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Give a function that returns the URL of a new, empty database."""
+    if request.param == "sqlite":
+        return lambda: f"sqlite:///{tmp_path / uuid.uuid4().hex}.sqlite"
+    new_schema: Callable[[], str] = request.getfixturevalue("new_schema")
+    return new_schema
 
 
 @contextmanager
-def new_schema(dsn: str) -> Iterator[str]:
+def _schema(dsn: str) -> Iterator[str]:
     """Make an empty schema, give the URL that works in it, and drop it."""
     name = f"ledger_{uuid.uuid4().hex}"
     url = parse_ledger_url(dsn)

@@ -17,7 +17,7 @@ from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.transitions import Limits
 from tests.clock import FakeClock
 
-LONGEST_SECONDS = 5.0
+LONGEST_SECONDS = 30.0
 """After this a test fails instead of hanging."""
 IMPATIENT_SECONDS = 0.05
 """The patience of a side that is to fail instead of wait."""

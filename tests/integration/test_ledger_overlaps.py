@@ -78,7 +78,7 @@ def test_what_is_committed_while_a_snapshot_is_open_stays_out_of_all_its_queries
     track(one.ledger, "a")
     with held_before(other, "SELECT min(", lambda: other.ledger.counts(ACCOUNT)) as counting:
         complete(one.ledger, "a")
-        track(one.ledger, "b")
+        track(one.ledger, "b", "c")
     counts = counting.result()
     assert (counts.states, counts.due, counts.oldest_pending_ms) == ({"pending": 1}, 1, 0)
 
