@@ -1,7 +1,7 @@
 """The databases that the ledger's conformance suite runs on, as fixtures (a module names this one in pytest_plugins).
 
 SQLite and PostgreSQL, always. The PostgreSQL server comes from a wheel, one for each pytest worker that needs it;
-AKOOL_TEST_POSTGRES_DSN may name a database to use instead, in which schemas may be made.
+AKOOL_TEST_POSTGRES_DSN may name a database to use instead, as its superuser: schemas are made in it and dropped.
 """
 
 from __future__ import annotations
