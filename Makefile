@@ -2,6 +2,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SQLALCHEMY20 := $(abspath $(VENV))/sqlalchemy-2.0
+SQLALCHEMY20_STAMP := $(SQLALCHEMY20)/.installed
+SQLALCHEMY20_TESTS := $(filter-out %_properties.py,$(wildcard tests/integration/test_ledger_*.py)) \
+  tests/unit/test_ledger_url.py tests/unit/test_sqlalchemy_version.py
 PYTHON ?= python3
 PORT ?= 3000
 
@@ -17,13 +21,26 @@ $(STAMP): pyproject.toml
 	fi
 	@touch $(STAMP)
 
+# The newest of the oldest series that is supported, beside the newest of all in the .venv.
+$(SQLALCHEMY20_STAMP): $(STAMP)
+	@rm -rf $(SQLALCHEMY20)
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --target $(SQLALCHEMY20) 'sqlalchemy>=2.0.36,<2.1'; \
+	else \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(SQLALCHEMY20) \
+	    'sqlalchemy>=2.0.36,<2.1'; \
+	fi
+	@touch $(SQLALCHEMY20_STAMP)
+
 demo: $(STAMP)  ## the main job, end to end, on the emulator
 	@$(BIN)/python -m example_repo.demo
 
 dev: $(STAMP)  ## the same, with the web UI left running
 	@$(BIN)/python -m example_repo.demo --ui --port $(PORT)
 
-test: $(STAMP)
+test: $(STAMP) $(SQLALCHEMY20_STAMP)  ## the ledger's tests on SQLAlchemy 2.0, then all of them on the newest
+	PYTHONPATH="$(SQLALCHEMY20)$${PYTHONPATH:+:$$PYTHONPATH}" AKOOL_TEST_SQLALCHEMY=2.0 \
+	  $(BIN)/python -m pytest -n auto $(SQLALCHEMY20_TESTS)
 	$(BIN)/python -m pytest -n auto
 
 lint: $(STAMP)

@@ -69,7 +69,7 @@ class JobLedgerResource(dg.ConfigurableResource[Any]):
         json_schema_extra=_SECRET,
     )
     busy_timeout: float = Field(
-        default=15.0, gt=0, description="Seconds to wait for another process's write to a SQLite ledger."
+        default=15.0, gt=0, description="Seconds to wait for what another process is writing to the ledger."
     )
 
     def open(self) -> JobLedger:

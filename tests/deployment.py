@@ -18,10 +18,10 @@ from akool_dagster.emulator import AkoolEmulator, EmulatedJob
 API_KEY = "emulator-key"
 
 
-def quiet_instance(folder: Path) -> dg.DagsterInstance:
-    """Return an instance in a folder that reports to nobody."""
+def quiet_instance(folder: Path, **settings: Any) -> dg.DagsterInstance:
+    """Return an instance in a folder that reports to nobody. ``settings``: more of its ``dagster.yaml``."""
     folder.mkdir()
-    return dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}})
+    return dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}} | settings)
 
 
 def emulated(job_id: str, **fields: Any) -> EmulatedJob:
@@ -53,9 +53,10 @@ class Deployment:
     api_key: str | None = API_KEY
     options: dict[str, Any] = field(default_factory=dict)
     cursor: str | None = None
+    ledger_url: str = ""
 
     def __post_init__(self) -> None:
-        self.ledger_url = f"sqlite:///{self.folder}/ledger.sqlite"
+        self.ledger_url = self.ledger_url or f"sqlite:///{self.folder}/ledger.sqlite"
         self.root = self.folder / "storage"
         self.rebuild()
 

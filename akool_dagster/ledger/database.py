@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql, sqlite
 
+from akool_dagster.ledger import postgres
 from akool_dagster.ledger.errors import (
     LedgerMissingError,
     LedgerSchemaError,
@@ -43,7 +44,7 @@ def parse_ledger_url(url: str) -> sa.URL:
             else "The ledger URL is not a SQLAlchemy URL. Write sqlite:////absolute/path/ledger.sqlite or "
             "postgresql://user:password@host:5432/database"
         ) from None
-    backend = parsed.get_backend_name()
+    backend = parsed.drivername.partition("+")[0]
     if backend == "sqlite":
         database = parsed.database or ""
         if not database or database == ":memory:":
@@ -55,25 +56,37 @@ def parse_ledger_url(url: str) -> sa.URL:
                 f"The ledger's path {database!r} is relative. Write sqlite:///{Path(database).expanduser().absolute()}"
             )
         return parsed
-    if backend == "postgresql":
-        # In SQLAlchemy 2.1 plain `postgresql://` means psycopg 3, which dagster-postgres does not work with.
-        return parsed.set(drivername="postgresql+psycopg2")
+    if backend in postgres.SCHEMES:
+        return parsed.set(drivername=postgres.DRIVER)
     raise LedgerUrlError(f"A ledger lives in SQLite or PostgreSQL, not in {backend!r}.")
 
 
 class Database:
     """One SQLAlchemy engine, and transactions that report trouble as `LedgerError`."""
 
-    def __init__(self, url: str, *, busy_timeout: float = 15.0) -> None:
+    def __init__(
+        self, url: str, *, busy_timeout: float = 15.0, answer_timeout: float = postgres.ANSWER_SECONDS
+    ) -> None:
+        """Make the engine; nothing is connected to yet.
+
+        ``busy_timeout``: seconds to wait for what another connection has locked. ``answer_timeout``: seconds that one
+        transaction may take on PostgreSQL.
+        """
         self.url = parse_ledger_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.insert: Insert = sqlite.insert if self.is_sqlite else postgresql.insert
-        connect_args: dict[str, Any] = {"timeout": busy_timeout} if self.is_sqlite else {}
+        self._busy_timeout = busy_timeout
+        self._answer_timeout = answer_timeout
         try:
-            self.engine = sa.create_engine(self.url, connect_args=connect_args, hide_parameters=True)
+            self.engine = sa.create_engine(
+                self.url,
+                connect_args={"timeout": busy_timeout} if self.is_sqlite else postgres.connect_options(self.url),
+                hide_parameters=True,
+                pool_timeout=busy_timeout,
+            )
         except ModuleNotFoundError as error:
             raise LedgerUrlError(
-                f"The ledger URL needs the module {error.name!r}. For PostgreSQL: pip install psycopg2-binary"
+                f"The ledger URL needs the module {error.name!r}: pip install 'akool-dagster[postgres]'"
             ) from error
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _set_up_sqlite_connection)
@@ -89,24 +102,48 @@ class Database:
         self.engine.dispose()
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """Run one writing transaction; commit at the end, roll back on any error."""
-        with (
-            self._reported(),
-            self.engine.connect().execution_options(akool_begin="BEGIN IMMEDIATE") as connection,
-            connection.begin(),
-        ):
+    def write(self, *, seconds: float | None = None) -> Iterator[sa.Connection]:
+        """Run one writing transaction; commit at the end, roll back on any error.
+
+        On PostgreSQL each statement sees what was committed before it, so that what it waited for is compared anew.
+        """
+        options = {"akool_begin": "BEGIN IMMEDIATE"} if self.is_sqlite else {"isolation_level": "READ COMMITTED"}
+        with self._transaction(options, seconds) as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Run one reading transaction in which every query sees the same snapshot."""
-        options: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        options = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        with self._transaction(options) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, options: Mapping[str, Any], seconds: float | None = None) -> Iterator[sa.Connection]:
+        with self._reported(), ExitStack() as stack:
+            begun = self._begun_sqlite if self.is_sqlite else self._begun_postgres
+            try:
+                connection = stack.enter_context(begun(options, seconds or self._answer_timeout))
+            except exc.DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                # The server had ended the pooled connection since its last use: nothing was asked of it yet.
+                connection = stack.enter_context(begun(options, seconds or self._answer_timeout))
+            yield connection
+
+    @contextmanager
+    def _begun_sqlite(self, options: Mapping[str, Any], _seconds: float) -> Iterator[sa.Connection]:
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _begun_postgres(self, options: Mapping[str, Any], seconds: float) -> Iterator[sa.Connection]:
         with (
-            self._reported(),
             self.engine.connect().execution_options(**options) as connection,
+            postgres.cut_off_after(connection, seconds, self.shown),
             connection.begin(),
         ):
+            postgres.bound_transaction(connection, self._busy_timeout, seconds)
             yield connection
 
     def require(self) -> None:
@@ -158,10 +195,10 @@ class Database:
 
         config = Config()
         config.set_main_option("script_location", "akool_dagster.ledger:migrations")
-        with self.write() as connection:
+        with self.write(seconds=postgres.MIGRATION_SECONDS) as connection:
             if not self.is_sqlite:
                 # Two processes may create the ledger at once. (SQLite's write transaction excludes that.)
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('akool_ledger'))"))
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(postgres.CREATION_LOCK)))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
@@ -190,9 +227,17 @@ class Database:
             yield
         except exc.DBAPIError as error:
             cause = next(iter(str(error.orig).strip().splitlines()), type(error.orig).__name__)
-            if isinstance(error, exc.IntegrityError | exc.ProgrammingError | exc.DataError):
+            if isinstance(error, exc.ProgrammingError) and error.statement is None:
+                raise LedgerUrlError(f"The ledger {self.shown} cannot be reached as its URL says: {cause}") from error
+            if isinstance(error, _FAULTS) and not postgres.is_refusal(error):
                 raise
             raise LedgerUnavailableError(f"The ledger {self.shown} cannot be used now: {cause}") from error
+        except exc.TimeoutError as error:
+            raise LedgerUnavailableError(f"The ledger {self.shown} has every connection in use: {error}") from error
+
+
+_FAULTS = (exc.IntegrityError, exc.ProgrammingError, exc.DataError)
+"""Ours, not the database's: they are not hidden behind a message that says to try again."""
 
 
 def _set_up_sqlite_connection(connection: Any, _record: object) -> None:

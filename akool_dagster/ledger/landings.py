@@ -46,7 +46,7 @@ class Landings:
                 "revision": known.revision,
                 "checked_at": known.checked_at,
             }
-            for (kind, key), known in found.items()
+            for (kind, key), known in sorted(found.items())  # one order of locks for everybody
         ]
         with self._database.write() as connection:
             connection.execute(statement, rows)
@@ -84,6 +84,9 @@ class Landings:
         first_hour = start - start % HOUR_MS
         hours_there = (hours.c.account == self._account, hours.c.hour_at >= first_hour, hours.c.hour_at < end)
         with self._database.write() as connection:
+            if not self._database.is_sqlite:
+                # Whoever records locks jobs and then the counter; this takes the counter and then many jobs.
+                connection.execute(sa.text(f"LOCK TABLE {jobs.name} IN EXCLUSIVE MODE"))
             highest = connection.execute(sa.select(ledger.c.revision).with_for_update()).scalar_one()
             revision = max(highest, above) + 1
             connection.execute(sa.update(ledger).values(revision=revision))

@@ -231,14 +231,12 @@ class JobLedger:
     def mend_schedule(self, account: str) -> None:
         """Make due what waits for a moment further away than any wait is: it was set under a clock set back since."""
         now = self._clock.now_ms()
-        mine, latest = jobs.c.account == account, now + LONGEST_WAIT_MS
         with self._database.write() as connection:
-            connection.execute(
-                sa.update(jobs).where(mine, IS_PENDING, jobs.c.next_poll_at > latest).values(next_poll_at=now)
-            )
-            connection.execute(
-                sa.update(jobs).where(mine, VIDEO_IS_PENDING, jobs.c.video_next_at > latest).values(video_next_at=now)
-            )
+            for column, waiting in ((jobs.c.next_poll_at, IS_PENDING), (jobs.c.video_next_at, VIDEO_IS_PENDING)):
+                far = (jobs.c.account == account, waiting, column > now + LONGEST_WAIT_MS)
+                # What is locked is being given a new moment now; waiting for it out of order could deadlock.
+                free = sa.select(jobs.c.job_id).where(*far).with_for_update(skip_locked=True)
+                connection.execute(sa.update(jobs).where(*far, jobs.c.job_id.in_(free)).values({column: now}))
 
     def claim(self, account: str, limit: int) -> list[ClaimedJob]:
         """Take due ids, longest due first, and reserve them for two minutes.
@@ -261,7 +259,8 @@ class JobLedger:
         """Give claimed ids back without an answer: due again at the given moment."""
         for chunk in chunks(job_ids):
             with self._database.write() as connection:
-                self._set_next_poll(connection, account, chunk, until)
+                held = [job.job_id for job in locked_jobs(connection, account, chunk)]
+                self._set_next_poll(connection, account, held, until)
 
     def _set_next_poll(self, connection: sa.Connection, account: str, ids: Sequence[str], at: int) -> None:
         for chunk in chunks(ids):

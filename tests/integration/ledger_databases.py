@@ -1,6 +1,7 @@
 """The databases that the ledger's conformance suite runs on, as fixtures (a module names this one in pytest_plugins).
 
-SQLite always; PostgreSQL too when AKOOL_TEST_POSTGRES_DSN names a database in which schemas may be made.
+SQLite and PostgreSQL, always. The PostgreSQL server comes from a wheel, one for each pytest worker that needs it;
+AKOOL_TEST_POSTGRES_DSN may name a database to use instead, as its superuser: schemas are made in it and dropped.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -16,26 +18,46 @@ import pytest
 import sqlalchemy as sa
 
 from akool_dagster.ledger import JobLedger
+from akool_dagster.ledger.database import parse_ledger_url
 from tests.clock import FakeClock
+from tests.integration.ledger_sides import IMPATIENT_SECONDS, Side, side
+from tests.postgres_server import postgres_server
 
-POSTGRES_DSN = os.environ.get("AKOOL_TEST_POSTGRES_DSN", "")
-BACKENDS = ["sqlite", "postgresql"] if POSTGRES_DSN else ["sqlite"]
+BACKENDS = ["sqlite", "postgresql"]
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn() -> Iterator[str]:
+    """Give the URL of a PostgreSQL database."""
+    given = os.environ.get("AKOOL_TEST_POSTGRES_DSN")
+    if given:
+        yield given
+    else:
+        with postgres_server() as url:
+            yield url
+
+
+@pytest.fixture
+def new_schema(postgres_dsn: str) -> Iterator[Callable[[], str]]:
+    """Give a function that returns the URL of a new, empty schema in PostgreSQL."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(_schema(postgres_dsn))
 
 
 @pytest.fixture(params=BACKENDS)
-def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
     """Give a function that returns the URL of a new, empty database."""
-    with ExitStack() as stack:
-        if request.param == "sqlite":
-            yield lambda: f"sqlite:///{tmp_path / uuid.uuid4().hex}.sqlite"
-        else:
-            yield lambda: stack.enter_context(_postgres_schema())
+    if request.param == "sqlite":
+        return lambda: f"sqlite:///{tmp_path / uuid.uuid4().hex}.sqlite"
+    new_schema: Callable[[], str] = request.getfixturevalue("new_schema")
+    return new_schema
 
 
 @contextmanager
-def _postgres_schema() -> Iterator[str]:
+def _schema(dsn: str) -> Iterator[str]:
+    """Make an empty schema, give the URL that works in it, and drop it."""
     name = f"ledger_{uuid.uuid4().hex}"
-    url = sa.make_url(POSTGRES_DSN).set(drivername="postgresql+psycopg2")
+    url = parse_ledger_url(dsn)
     engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(sa.schema.CreateSchema(name))
@@ -73,3 +95,31 @@ def ledger(ledger_url: str, clock: FakeClock, sqlite_ledger: Path) -> Iterator[J
         shutil.copyfile(sqlite_ledger, ledger_url.removeprefix("sqlite:///"))
     with JobLedger.create(ledger_url, clock=clock) as created:
         yield created
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Give threads for what is to wait while something else goes on."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture
+def one(ledger: JobLedger, ledger_url: str, clock: FakeClock) -> Iterator[Side]:
+    """Give a process at the ledger."""
+    with side(ledger_url, clock=clock) as one:
+        yield one
+
+
+@pytest.fixture
+def other(ledger: JobLedger, ledger_url: str, clock: FakeClock) -> Iterator[Side]:
+    """Give another process at the same ledger."""
+    with side(ledger_url, clock=clock) as other:
+        yield other
+
+
+@pytest.fixture
+def impatient(ledger: JobLedger, ledger_url: str, clock: FakeClock) -> Iterator[Side]:
+    """Give a process that fails rather than wait for a lock."""
+    with side(ledger_url, clock=clock, busy_timeout=IMPATIENT_SECONDS) as impatient:
+        yield impatient

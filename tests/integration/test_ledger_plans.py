@@ -1,4 +1,4 @@
-"""How SQLite goes about the ledger's queries: with a million jobs, one that reads them all is a fault."""
+"""How the databases go about the ledger's queries: with a million jobs, one that reads them all is a fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.records import KnownLanding, VideoFailure
 from akool_dagster.ledger.transitions import Limits
 from tests.clock import FakeClock
+from tests.integration.ledger_sides import side
 from tests.integration.ledger_words import ACCOUNT, DAY, HOUR, NOW, answered, job_of, object_id, record, track
+
+pytest_plugins = ["tests.integration.ledger_databases"]
 
 PRIMARY_KEY = "SEARCH akool_jobs USING INDEX sqlite_autoindex_akool_jobs_1 (account=? AND _id=?)"
 IDS = [object_id(NOW - DAY + number * 70_000, number) for number in range(1200)]
@@ -149,35 +152,102 @@ def test_jobs_are_listed_in_the_order_of_their_key(ledger: JobLedger, plans: Pla
     assert plans.of("SELECT") == ["SEARCH akool_jobs USING INDEX sqlite_autoindex_akool_jobs_1 (account=? AND _id>?)"]
 
 
-def test_no_query_reads_every_job_or_sorts_more_than_the_due_videos(ledger: JobLedger, plans: Plans) -> None:
-    leases: list[Callable[[], object]] = [
-        lambda: ledger.leases(ACCOUNT).take("tables", "2025-10-09", "run"),
-        lambda: ledger.leases(ACCOUNT).renew("tables", "2025-10-09", "run"),
-        lambda: ledger.leases(ACCOUNT).release("tables", "2025-10-09", "run"),
-        lambda: ledger.leases(ACCOUNT).facts("tables"),
-    ]
-    landings: list[Callable[[], object]] = [
-        lambda: ledger.landings(ACCOUNT).remember({("tables", "k"): KnownLanding(revision=1, checked_at=NOW)}),
-        lambda: ledger.landings(ACCOUNT).known(),
+def everything(ledger: JobLedger) -> list[Callable[[], object]]:
+    """Return all that a ledger does, in an order in which each act finds something to do."""
+    leases, landings = ledger.leases(ACCOUNT), ledger.landings(ACCOUNT)
+    return [
+        lambda: leases.take("tables", "2025-10-09", "run"),
+        lambda: leases.renew("tables", "2025-10-09", "run"),
+        lambda: leases.release("tables", "2025-10-09", "run"),
+        lambda: leases.facts("tables"),
+        lambda: landings.remember({("tables", "k"): KnownLanding(revision=1, checked_at=NOW)}),
+        landings.known,
         lambda: ledger.heads(ACCOUNT),
-        lambda: ledger.landings(ACCOUNT).land_anew(NOW, NOW + HOUR, above=10**6),
-        lambda: ledger.landings(ACCOUNT).forget("tables", "k"),
-        lambda: ledger.landings(ACCOUNT).note_first(),
-        lambda: ledger.landings(ACCOUNT).have_begun(),
+        lambda: landings.land_anew(NOW, NOW + HOUR, above=10**6),
+        lambda: landings.forget("tables", "k"),
+        landings.note_first,
+        landings.have_begun,
         ledger.revision,
-    ]
-    polling: list[Callable[[], object]] = [
         lambda: ledger.hold_polling(ACCOUNT, NOW),
         lambda: ledger.poll_not_before(ACCOUNT),
+        lambda: ledger.mend_schedule(ACCOUNT),
         lambda: ledger.claim(ACCOUNT, ONE_CALL),
+        lambda: ledger.release(ACCOUNT, IDS[:ONE_CALL], until=NOW),
         lambda: record(ledger, *(answered(job_id, 4) for job_id in IDS)),
         lambda: ledger.snapshot(ACCOUNT, 0, NOW),
         lambda: ledger.counts(ACCOUNT, NOW),
         lambda: job_of(ledger, IDS[0]),
     ]
-    for act in [*leases, *landings, *polling]:
+
+
+def test_no_query_reads_every_job_or_sorts_more_than_the_due_videos(ledger: JobLedger, plans: Plans) -> None:
+    acts = everything(ledger)
+    for act in acts:
         act()
     small = ("SCAN akool_ledger",)  # one row
     assert [step for step in plans.steps() if step.startswith("SCAN") and step not in small] == []
     assert [step for step in plans.steps() if "TEMP B-TREE" in step] == []
-    assert len(plans.found) > len(leases) + len(landings) + len(polling)
+    assert len(plans.found) > len(acts)
+
+
+@pytest.fixture
+def postgres(new_schema: Callable[[], str]) -> Iterator[tuple[JobLedger, Plans]]:
+    """Give the same ledger in PostgreSQL, and the plans of what it does from now on."""
+    url = new_schema()
+    JobLedger.create(url).close()
+    with side(url, options="-cenable_seqscan=off") as one:  # the table is small: is there an index to use at all?
+        track(one.ledger, *IDS)
+        record(one.ledger, *(answered(job_id, 3) for job_id in IDS[::3]))
+        with one.database.write() as connection:
+            connection.execute(sa.text("ANALYZE"))
+        plans = Plans()
+
+        def explain(
+            _connection: object, cursor: Any, statement: str, parameters: Any, _context: object, executemany: bool
+        ) -> None:
+            if statement.startswith(("SELECT", "UPDATE", "INSERT", "DELETE")) and "set_config" not in statement:
+                cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters[0] if executemany else parameters)
+                ((((root,),),),) = (cursor.fetchall(),)
+                plans.found.append((statement, list(_steps(root["Plan"]))))
+
+        sa.event.listen(one.database.engine, "before_cursor_execute", explain)
+        yield one.ledger, plans
+
+
+def _steps(node: dict[str, Any]) -> Iterator[str]:
+    """Yield the steps of one of PostgreSQL's plans, those first whose rows are needed last."""
+    yield f"{node['Node Type']} {node.get('Index Name') or node.get('Relation Name') or ''}".strip()
+    for child in node.get("Plans", ()):
+        yield from _steps(child)
+
+
+def test_on_postgresql_a_claim_walks_the_index_of_due_jobs_in_its_order(postgres: tuple[JobLedger, Plans]) -> None:
+    ledger, plans = postgres
+    assert len(ledger.claim(ACCOUNT, ONE_CALL)) == ONE_CALL
+    assert plans.of("FOR UPDATE SKIP LOCKED") == ["Limit", "LockRows", "Index Scan ix_akool_jobs_due"]
+
+
+def test_on_postgresql_jobs_are_locked_in_the_order_of_their_ids(postgres: tuple[JobLedger, Plans]) -> None:
+    ledger, plans = postgres
+    record(ledger, *(answered(job_id, 2) for job_id in IDS[:ONE_CALL]))
+    assert plans.of("FOR UPDATE") == [
+        "LockRows",  # after the rows were put in order, not before
+        "Sort",
+        "Bitmap Heap Scan akool_jobs",
+        "Bitmap Index Scan akool_jobs_pkey",
+    ]
+
+
+def test_on_postgresql_every_query_has_an_index_to_use(postgres: tuple[JobLedger, Plans]) -> None:
+    ledger, plans = postgres
+    assert ledger.due_videos(ACCOUNT, None, NOW)
+    assert ledger.due_video_hours(ACCOUNT)
+    assert {step for step in plans.steps() if "Index" in step} == {"Bitmap Index Scan ix_akool_jobs_video_due"}
+    plans.found.clear()
+    assert ledger.snapshot(ACCOUNT, NOW - HOUR, NOW).jobs
+    assert plans.of("SELECT") == ["Index Scan ix_akool_jobs_partition"]
+    acts = everything(ledger)
+    for act in acts:
+        act()
+    assert {step for step in plans.steps() if step.startswith("Seq Scan")} == {"Seq Scan akool_ledger"}  # one row
+    assert len(plans.found) > len(acts)

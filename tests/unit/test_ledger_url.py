@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from akool_dagster.ledger import JobLedger, LedgerUnavailableError, LedgerUrlError
 from akool_dagster.ledger.database import Database, parse_ledger_url
+from akool_dagster.ledger.postgres import connect_options
 
 SECRET = "s3cret"
 
@@ -69,7 +70,9 @@ def test_another_kind_of_database_is_refused_by_name(written: str) -> None:
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg"])
+@pytest.mark.parametrize(
+    "scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg"]
+)
 def test_every_postgresql_url_means_psycopg2(scheme: str) -> None:
     url = parse_ledger_url(f"{scheme}://me:s3cret@db.example:5433/jobs?sslmode=require")
     assert url.drivername == "postgresql+psycopg2"
@@ -81,6 +84,13 @@ def test_every_postgresql_url_means_psycopg2(scheme: str) -> None:
         "jobs",
         {"sslmode": "require"},
     )
+
+
+def test_connecting_is_bounded_unless_the_url_says_otherwise() -> None:
+    assert connect_options(parse_ledger_url("postgres://h/d?application_name=x")) == {"connect_timeout": 10}
+    assert connect_options(parse_ledger_url("postgres://h/d?connect_timeout=3")) == {
+        "application_name": "akool-dagster"
+    }
 
 
 @pytest.mark.parametrize(
@@ -107,7 +117,7 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_driver")
 def test_a_missing_driver_is_named_with_the_command_that_installs_it() -> None:
-    with pytest.raises(LedgerUrlError, match=r"'psycopg2'.*pip install psycopg2-binary") as caught:
+    with pytest.raises(LedgerUrlError, match=r"'psycopg2'.*pip install 'akool-dagster\[postgres\]'") as caught:
         JobLedger.open(f"postgresql://me:{SECRET}@db.example/jobs?password={SECRET}")
     assert SECRET not in str(caught.value)
 

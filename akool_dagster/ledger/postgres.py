@@ -1,0 +1,102 @@
+"""A ledger in PostgreSQL: how it connects, and how every wait for the server is bounded.
+
+Three clocks bound a transaction, because each covers what the others cannot see: libpq's ``connect_timeout`` until
+there is a connection, the server's own timeouts while it works or waits for a lock, and `cut_off_after` for a server
+that holds the connection open and says nothing (a stopped process, a dead network path).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from akool_dagster.ledger.errors import LedgerUnavailableError
+
+DRIVER = "postgresql+psycopg2"
+"""In full: plain ``postgresql://`` means psycopg 3 from SQLAlchemy 2.1 on, and dagster-postgres brings psycopg2."""
+SCHEMES = frozenset({"postgresql", "postgres"})
+"""``postgres`` is what libpq and several hosts write."""
+
+CONNECT_OPTIONS: dict[str, Any] = {"connect_timeout": 10, "application_name": "akool-dagster"}
+"""libpq's names, seconds. A URL's query may say otherwise."""
+ANSWER_SECONDS = 60.0
+"""How long one transaction may take: a partition of 100,000 jobs is read in a few seconds."""
+MIGRATION_SECONDS = 900.0
+"""How long an upgrade of the schema may take: it may build an index over every job."""
+
+CREATION_LOCK = 0x616B6F6F6C
+"""The advisory lock that whoever creates or upgrades a ledger holds: ``akool`` in ASCII."""
+
+REFUSALS = frozenset({"42501", "3F000"})
+"""SQLSTATEs of a role that may not do this here, and of a search path without a schema to create in."""
+
+
+def connect_options(url: sa.URL) -> dict[str, Any]:
+    """Return the options to connect with that the URL itself does not give."""
+    return {name: value for name, value in CONNECT_OPTIONS.items() if name not in url.query}
+
+
+def bound_transaction(connection: sa.Connection, lock_seconds: float, seconds: float) -> None:
+    """Let the server end a transaction that waits or works too long, or whose client is gone without a word.
+
+    Said at the start of each transaction, for that transaction: what is said to a session may reach another client, or
+    none, where a pooler such as PgBouncer stands between.
+    """
+    connection.execute(_BOUNDS, {"lock": _milliseconds(lock_seconds), "all": _milliseconds(seconds)})
+
+
+_BOUNDS = sa.text(
+    "SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :all, true), "
+    "set_config('idle_in_transaction_session_timeout', :all, true)"
+)
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, int(seconds * 1000)))  # 0 would mean without end
+
+
+@contextmanager
+def cut_off_after(connection: sa.Connection, seconds: float, shown: str) -> Iterator[None]:
+    """Shut the connection's socket when the block has not ended by then, and raise `LedgerUnavailableError`.
+
+    psycopg2 waits for an answer inside libpq, without a limit of its own; an end of file is what wakes it.
+    """
+    # A copy of the descriptor: the number of a closed one may belong to another file by the time it is used.
+    with socket.socket(fileno=os.dup(connection.connection.dbapi_connection.fileno())) as line:  # type: ignore[union-attr]
+        was_cut = threading.Event()
+        guard, ended = threading.Lock(), threading.Event()
+
+        def cut() -> None:
+            with guard:
+                if not ended.is_set():
+                    was_cut.set()
+                    with suppress(OSError):  # the server closed it first
+                        line.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except exc.DBAPIError as error:
+            if not was_cut.is_set():
+                raise
+            raise LedgerUnavailableError(
+                f"The ledger {shown} cannot be used now: its server did not answer within {seconds:g} s."
+            ) from error
+        finally:
+            with guard:
+                ended.set()
+            timer.cancel()
+
+
+def is_refusal(error: exc.DBAPIError) -> bool:
+    """Return whether the server will not have this done by this role, or here."""
+    return getattr(error.orig, "pgcode", None) in REFUSALS

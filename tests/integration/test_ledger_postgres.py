@@ -1,0 +1,270 @@
+"""What can go wrong with a ledger in PostgreSQL, and what it looks like then: no raw driver error, no endless wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+
+from akool_dagster.ledger import JobLedger, LedgerMissingError, LedgerUnavailableError, LedgerUrlError
+from akool_dagster.ledger.postgres import CREATION_LOCK, bound_transaction
+from akool_dagster.ledger.rows import locked_jobs
+from tests.integration.ledger_sides import (
+    IMPATIENT_SECONDS,
+    LONGEST_SECONDS,
+    Side,
+    held_before,
+    side,
+    uncommitted,
+    wait_until_waiting,
+)
+from tests.integration.ledger_words import ACCOUNT, NOW, answered, claimed_ids, complete, execute, job_of, record, track
+
+pytest_plugins = ["tests.integration.ledger_databases"]
+
+
+@pytest.fixture
+def new_database(new_schema: Callable[[], str]) -> Callable[[], str]:
+    """Give a function that returns the URL of a new, empty schema."""
+    return new_schema
+
+
+def end_other_sessions(one: Side) -> None:
+    """End every other session of this ledger's processes, as a server that restarts does."""
+    query = sa.text("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = :name")
+    engine = sa.create_engine(one.database.url.update_query_dict({"application_name": "the end"}))
+    with engine.connect() as connection:
+        ended = connection.execute(query, {"name": one.database.url.query["application_name"]}).scalars().all()
+    engine.dispose()
+    assert ended
+    assert all(ended)
+
+
+def setting(connection: sa.Connection, name: str) -> str:
+    """Return a setting of this session as it stands now."""
+    return str(connection.execute(sa.text("SELECT current_setting(:name)"), {"name": name}).scalar_one())
+
+
+@pytest.mark.parametrize("words", ["UPDATE akool_ledger", "UPDATE akool_jobs", "INSERT INTO akool_hours"])
+def test_a_connection_that_dies_in_the_middle_leaves_nothing_half_written(one: Side, words: str) -> None:
+    track(one.ledger, "a", "b")
+    before = list(one.ledger.iter_jobs(ACCOUNT))
+    with held_before(one, words, lambda: record(one.ledger, answered("a", 4), answered("b", 4))) as recording:
+        end_other_sessions(one)
+    with pytest.raises(LedgerUnavailableError, match="cannot be used now"):
+        recording.result()
+    assert (list(one.ledger.iter_jobs(ACCOUNT)), one.ledger.revision()) == (before, 1)
+    assert record(one.ledger, answered("a", 4), answered("b", 4)).failed == 2
+
+
+def test_a_connection_that_dies_before_its_commit_commits_nothing(one: Side) -> None:
+    track(one.ledger, "a")
+    with uncommitted(one, lambda: record(one.ledger, answered("a", 4))) as recording:
+        end_other_sessions(one)
+    with pytest.raises(LedgerUnavailableError):
+        recording.result()
+    assert (job_of(one.ledger, "a").state, one.ledger.revision()) == ("pending", 1)
+
+
+def test_a_connection_that_died_while_nobody_used_it_is_replaced_unnoticed(one: Side) -> None:
+    track(one.ledger, "a")
+    end_other_sessions(one)
+    assert claimed_ids(one.ledger) == ["a"]
+
+
+def test_a_server_that_holds_the_line_and_says_nothing_is_given_up(
+    ledger: JobLedger, ledger_url: str, one: Side, request: pytest.FixtureRequest
+) -> None:
+    if os.environ.get("AKOOL_TEST_POSTGRES_DSN"):
+        pytest.skip("only a process of the server that the tests started is stopped")
+    track(one.ledger, "a")
+    with side(ledger_url, answer_timeout=1.0) as waiting:
+        with waiting.database.read() as connection:
+            backend = connection.execute(sa.select(sa.func.pg_backend_pid())).scalar_one()
+        request.addfinalizer(lambda: os.kill(backend, signal.SIGCONT))
+        os.kill(backend, signal.SIGSTOP)
+        with pytest.raises(LedgerUnavailableError, match="did not answer within 1 s"):
+            complete(waiting.ledger, "a")
+        assert claimed_ids(waiting.ledger) == ["a"]  # on a new connection
+
+
+def test_a_server_that_takes_the_call_and_says_nothing_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/jobs?connect_timeout=1&sslmode=disable"
+        with pytest.raises(LedgerUnavailableError, match="timeout expired"):
+            JobLedger.open(url)
+
+
+def test_work_that_takes_the_server_too_long_is_ended(ledger: JobLedger, ledger_url: str) -> None:
+    track(ledger, "a")
+    execute(ledger_url, *trigger("PERFORM pg_sleep(60)"))
+    with (
+        side(ledger_url, answer_timeout=0.2) as hasty,
+        pytest.raises(LedgerUnavailableError, match=r"statement timeout|did not answer within 0\.2 s"),
+    ):
+        record(hasty.ledger, answered("a", 4))
+    execute(ledger_url, "SET lock_timeout = '5s'; DROP TRIGGER trouble ON akool_jobs")  # nothing holds the job any more
+    assert record(ledger, answered("a", 4)).failed == 1
+
+
+def trigger(statement: str) -> tuple[str, str]:
+    """Return what makes every change of a job do something first."""
+    return (
+        f"CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; RETURN NEW; END $$",
+        "CREATE TRIGGER trouble BEFORE UPDATE ON akool_jobs FOR EACH ROW EXECUTE FUNCTION trouble()",
+    )
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01", "55P03", "57014", "57P01", "53100", "42501"])
+def test_trouble_of_the_servers_is_reported_as_such_and_leaves_nothing_half_written(
+    ledger: JobLedger, ledger_url: str, code: str
+) -> None:
+    track(ledger, "a", "b")
+    before = list(ledger.iter_jobs(ACCOUNT))
+    condition = "IF NEW._id = 'b' THEN RAISE EXCEPTION 'so it is' USING ERRCODE = '{}'; END IF"
+    execute(ledger_url, *trigger(condition.format(code)))
+    with pytest.raises(LedgerUnavailableError, match="cannot be used now: so it is"):
+        record(ledger, answered("a", 4), answered("b", 4))
+    assert (list(ledger.iter_jobs(ACCOUNT)), ledger.revision()) == (before, 1)
+
+
+def test_a_deadlock_with_another_program_is_reported_and_leaves_nothing_half_written(
+    one: Side, threads: ThreadPoolExecutor, ledger_url: str
+) -> None:
+    track(one.ledger, "a")
+    engine = sa.create_engine(ledger_url, poolclass=sa.NullPool)
+    lock_job, lock_counter = (sa.text(f"SELECT FROM {table} FOR UPDATE") for table in ("akool_jobs", "akool_ledger"))
+    with engine.begin() as program, held_before(one, "UPDATE akool_ledger", lambda: complete(one.ledger, "a")) as work:
+        program.execute(sa.text("SET LOCAL deadlock_timeout = '60s'"))  # so that the server ends the other one
+        name = one.database.url.query["application_name"]
+        program.execute(sa.select(sa.func.set_config("application_name", name, True)))
+        program.execute(lock_counter)
+        locking = threads.submit(program.execute, lock_job)
+        wait_until_waiting(one)
+    locking.result(LONGEST_SECONDS)
+    with pytest.raises(LedgerUnavailableError, match="deadlock detected"):
+        work.result()
+    assert (job_of(one.ledger, "a").state, one.ledger.revision()) == ("pending", 1)
+
+
+def test_releasing_and_recording_lock_in_one_order_whatever_plan_the_server_makes(
+    ledger: JobLedger, ledger_url: str, threads: ThreadPoolExecutor
+) -> None:
+    with side(ledger_url, options="-cenable_indexscan=off -cenable_seqscan=off") as one:  # rows come as they lie
+        track(one.ledger, "b")
+        track(one.ledger, "a")
+        with uncommitted(one, lambda: record(one.ledger, answered("a", 1))):
+            recording = threads.submit(record, one.ledger, answered("a", 4), answered("b", 4))
+            wait_until_waiting(one)
+            releasing = threads.submit(one.ledger.release, ACCOUNT, ["a", "b"], until=NOW)
+            wait_until_waiting(one, 2)
+        assert (recording.exception(LONGEST_SECONDS), releasing.exception(LONGEST_SECONDS)) == (None, None)
+
+
+def test_a_database_that_isolates_more_than_is_asked_changes_nothing(
+    ledger: JobLedger, ledger_url: str, threads: ThreadPoolExecutor
+) -> None:
+    with side(ledger_url, options="-cdefault_transaction_isolation=serializable") as one:
+        track(one.ledger, "a", "b")
+        with uncommitted(one, lambda: record(one.ledger, answered("a", 4))):
+            second = threads.submit(record, one.ledger, answered("b", 4))
+            wait_until_waiting(one)
+        assert second.result(LONGEST_SECONDS).failed == 1
+
+
+def test_the_bounds_of_a_transaction_end_with_it(one: Side) -> None:
+    names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+    with one.database.write() as connection:
+        assert [setting(connection, name) for name in names] == [f"{LONGEST_SECONDS:g}s"] * 3
+    with one.database.engine.connect() as connection:  # a pooler may give the session to anybody
+        assert [setting(connection, name) for name in names] == ["0"] * 3
+
+
+def test_a_client_that_stands_still_in_a_transaction_loses_its_locks(one: Side, ledger_url: str) -> None:
+    track(one.ledger, "a")
+    engine = sa.create_engine(ledger_url, poolclass=sa.NullPool)
+    with engine.connect() as stopped:
+        bound_transaction(stopped, LONGEST_SECONDS, 0.5)
+        assert len(locked_jobs(stopped, ACCOUNT, ["a"])) == 1
+        assert record(one.ledger, answered("a", 3)).completed == 1
+        with pytest.raises(sa.exc.OperationalError, match=r"idle-in-transaction timeout|closed the connection"):
+            stopped.execute(sa.text("SELECT 1"))
+
+
+def test_a_ledger_being_created_is_waited_for(ledger_url: str, threads: ThreadPoolExecutor) -> None:
+    execute_lock = sa.select(sa.func.pg_advisory_xact_lock(CREATION_LOCK))
+    with side(ledger_url) as creator:
+        url = creator.database.url.render_as_string(hide_password=False)
+        with creator.database.write() as connection:
+            connection.execute(execute_lock)
+            creating = [threads.submit(JobLedger.create, url) for _ in range(2)]
+            wait_until_waiting(creator, 2)
+            with pytest.raises(LedgerUnavailableError, match="lock timeout"):
+                JobLedger.create(url, busy_timeout=IMPATIENT_SECONDS)
+        created = [future.result(LONGEST_SECONDS) for future in creating]
+    ids = {ledger.ledger_id for ledger in created}
+    for ledger in created:
+        ledger.close()
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ("-crole=pg_read_all_data", "permission denied for schema ledger_"),
+        ("-csearch_path=nowhere", "no schema has been selected"),
+        ("-cdefault_transaction_read_only=on", "read-only transaction"),
+    ],
+)
+def test_a_role_that_may_create_nothing_is_told_so(ledger_url: str, options: str, cause: str) -> None:
+    with (
+        side(ledger_url, options=options) as limited,
+        pytest.raises(LedgerUnavailableError, match=f"cannot be used now: .*{cause}"),
+    ):
+        limited.database.create_or_upgrade()
+    with pytest.raises(LedgerMissingError):
+        JobLedger.open(ledger_url)
+
+
+def test_a_role_that_may_only_read_is_told_so(ledger: JobLedger, ledger_url: str) -> None:
+    with (
+        side(ledger_url, options="-crole=pg_read_all_data") as reader,
+        pytest.raises(LedgerUnavailableError, match="permission denied for table"),
+    ):
+        track(reader.ledger, "a")
+
+
+def test_an_option_of_another_driver_is_an_error_of_the_url(ledger_url: str) -> None:
+    url = sa.make_url(ledger_url).update_query_dict({"ssl": "s3cret"}).render_as_string(hide_password=False)
+    with pytest.raises(LedgerUrlError, match='invalid connection option "ssl"') as caught:
+        JobLedger.open(url)
+    assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+def test_a_database_that_is_not_there_is_named(ledger_url: str) -> None:
+    url = sa.make_url(ledger_url).set(database="nowhere").render_as_string(hide_password=False)
+    with pytest.raises(LedgerUnavailableError, match='database "nowhere" does not exist'):
+        JobLedger.create(url)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
+def test_a_url_may_be_written_in_every_usual_way(ledger: JobLedger, ledger_url: str, scheme: str) -> None:
+    track(ledger, "a")
+    with JobLedger.open(f"{scheme}:{ledger_url.partition(':')[2]}") as opened:
+        assert opened.ledger_id == ledger.ledger_id
+        assert job_of(opened, "a").state == "pending"
+    with side(ledger_url) as one, one.database.read() as connection:
+        assert connection.dialect.driver == "psycopg2"
+
+
+def test_the_servers_list_of_sessions_says_whose_these_are(ledger: JobLedger, ledger_url: str) -> None:
+    query = sa.text("SELECT application_name FROM pg_stat_activity WHERE application_name = 'akool-dagster'")
+    ledger.revision()
+    engine = sa.create_engine(ledger_url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        assert connection.execute(query).first() is not None
