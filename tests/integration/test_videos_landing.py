@@ -18,7 +18,7 @@ from akool_dagster.polling import look_again_ms, run_poll_pass
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot
 from akool_dagster.tables import VIDEOS, build_table
 from akool_dagster.videos.addresses import AddressPolicy
-from akool_dagster.videos.fetch import Progress
+from akool_dagster.videos.fetch import FetchLimits, Progress
 from akool_dagster.videos.landing import VideoLanding, VideoLandingReport, progress_line
 from tests.clock import FakeClock
 from tests.scripted_api import FIRST_SECOND, job_id
@@ -112,8 +112,9 @@ class Landing:
             log=self.log.append,
             before_effect=lambda: self.before_effect(),
         )
-        limits: dict[str, Any] = {"threads": 4, "run_seconds": 60.0, "seconds_per_file": 60.0, "max_bytes": 10_000_000}
-        return landing.land(start, end, **{**limits, **options})
+        run_seconds = options.pop("run_seconds", 60.0)
+        limits: dict[str, Any] = {"threads": 4, "seconds_per_file": 60.0, "max_bytes": 10_000_000, **options}
+        return landing.land(start, end, run_seconds=run_seconds, limits=FetchLimits(**limits))
 
     @property
     def jobs(self) -> dict[str, Job]:
@@ -404,8 +405,8 @@ def test_the_log_says_what_is_due_and_what_failed(land: Landing) -> None:
             "3 of 40 videos, 12.3 MB, 2.5 MB/s, about 62 s remaining",
         ),
         (
-            Progress(done=0, total=None, bytes=0, rate_bytes_per_s=0.0, remaining_seconds=None),
-            "0 of ? videos, 0.0 MB, 0.0 MB/s",
+            Progress(done=0, total=40, bytes=0, rate_bytes_per_s=0.0, remaining_seconds=None),
+            "0 of 40 videos, 0.0 MB, 0.0 MB/s",
         ),
     ],
 )
