@@ -7,37 +7,32 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
 from akool_dagster.clock import Deadline, SystemClock
-from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot
-from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fetch import (
-    FailedVideo,
-    FetchLimits,
     FetchSummary,
     Outcome,
     Progress,
-    StoredVideo,
-    VideoRequest,
-    fetch_videos,
 )
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
 from akool_dagster.videos.schedule import Failure
 from tests.clock import FakeClock
+from tests.integration.video_words import (
+    DAY_MS,
+    FOLDER,
+    NEVER,
+    Fetch,
+    files_below,
+    held_clock,
+    requested,
+)
 from tests.mp4 import render_video
 from tests.video_server import Answer, VideoServer
-
-DAY_MS = 86_400_000
-PARTITION_MS = 1_760_000_000_000
-FOLDER = "akool/videos/2025-10-09"
-NEVER = 1e9
-LIMITS = {field.name for field in fields(FetchLimits)}
 
 
 @pytest.fixture
@@ -58,56 +53,6 @@ def system_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def root(tmp_path: Path) -> StorageRoot:
     return StorageRoot(str(tmp_path / "root"))
-
-
-def files_below(root: StorageRoot) -> list[str]:
-    folder = Path(root.uri())
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def requested(job_id: str, url: str, **options: Any) -> VideoRequest:
-    options = {"expires_at_ms": PARTITION_MS + 7 * DAY_MS, "partition_at_ms": PARTITION_MS, **options}
-    return VideoRequest(job_id=job_id, source_url=url, **options)
-
-
-class Fetch:
-    """Runs `fetch_videos` against a server and keeps what it said."""
-
-    def __init__(self, server: VideoServer, root: StorageRoot) -> None:
-        self.outcomes: dict[str, Outcome] = {}
-        self.refreshed: list[str] = []
-        self.options: dict[str, Any] = {
-            "root": root,
-            "folder": "akool/videos",
-            "policy": AddressPolicy(server.base_url),
-            "clock": SystemClock(),
-            "time_budget": Deadline(FakeClock(), NEVER),
-            "refresh": self.refresh,
-            "on_outcome": self.hear,
-        }
-
-    def refresh(self, job_id: str, url: str, deadline: Deadline) -> Refreshed:
-        self.refreshed.append(job_id)
-        return Refreshed(says=AkoolSays.NO_ROW)
-
-    def hear(self, outcome: Outcome) -> None:
-        assert threading.current_thread() is threading.main_thread()
-        assert outcome.job_id not in self.outcomes
-        self.outcomes[outcome.job_id] = outcome
-
-    def __call__(self, *requests: VideoRequest, **options: Any) -> FetchSummary:
-        limits = {name: options.pop(name) for name in LIMITS & options.keys()}
-        return fetch_videos(requests, limits=FetchLimits(**limits), **{**self.options, **options})
-
-    def failed(self, job_id: str) -> FailedVideo:
-        outcome = self.outcomes[job_id]
-        assert isinstance(outcome, FailedVideo)
-        return outcome
-
-    def stored(self, job_id: str) -> StoredVideo:
-        outcome = self.outcomes[job_id]
-        assert isinstance(outcome, StoredVideo)
-        return outcome
 
 
 @pytest.fixture
@@ -299,20 +244,6 @@ def test_what_runs_when_the_time_is_over_is_finished(fetch: Fetch, server: Video
     assert summary.stored == len(fetch.outcomes) == 2
 
 
-class HeldClock(FakeClock):
-    """Time flies as long as the server holds an answer back, and is the machine's after that."""
-
-    def __init__(self, server: VideoServer, hold: threading.Event) -> None:
-        super().__init__()
-        self._server = server
-        self._hold = hold
-
-    def wait(self, event: threading.Event, seconds: float) -> bool:
-        if self._server.sending.is_set() and not self._hold.is_set():
-            return super().wait(event, seconds)
-        return event.wait(seconds)
-
-
 def test_a_video_that_takes_too_long_is_interrupted_and_the_next_one_is_fetched(
     fetch: Fetch, server: VideoServer, root: StorageRoot
 ) -> None:
@@ -328,7 +259,7 @@ def test_a_video_that_takes_too_long_is_interrupted_and_the_next_one_is_fetched(
         requested("slow", server.url("/slow"), expires_at_ms=1),
         requested("good", server.url("/good"), expires_at_ms=2),
         threads=1,
-        clock=HeldClock(server, hold),
+        clock=held_clock(server, hold),
         seconds_per_file=60.0,
         on_outcome=release,
     )
@@ -340,7 +271,7 @@ def test_a_video_that_takes_too_long_is_interrupted_and_the_next_one_is_fetched(
 
 def test_progress_is_told_at_its_pace_with_what_is_left(fetch: Fetch, server: VideoServer) -> None:
     hold = threading.Event()
-    clock = HeldClock(server, hold)
+    clock = held_clock(server, hold)
     body = render_video()
     server.serve("/good", body)
     server.answers["/slow"] = Answer(body=body, hold=hold)
@@ -433,16 +364,6 @@ def test_an_interruption_ends_running_downloads_at_once_and_leaves_no_temporary_
     finally:
         hold.set()
     assert set(files_below(root)) <= {f"{FOLDER}/good.mp4"}
-
-
-def test_what_a_killed_run_left_behind_is_removed(fetch: Fetch, server: VideoServer, root: StorageRoot) -> None:
-    folder = Path(root.uri(FOLDER))
-    folder.mkdir(parents=True)
-    leftover = folder / ".other.mp4.0.partial"
-    leftover.write_bytes(b"half")
-    os.utime(leftover, (0, 0))
-    fetch(requested("job", server.serve("/a", render_video())))
-    assert files_below(root) == [f"{FOLDER}/job.mp4"]
 
 
 def test_a_video_lies_in_the_folder_of_its_partition_s_utc_day(fetch: Fetch, server: VideoServer) -> None:

@@ -347,12 +347,14 @@ def stop_at(call: int) -> Callable[[], None]:
     return stop
 
 
-@pytest.mark.parametrize("recorded", [0, 1, 3])
-def test_a_lost_lease_stops_the_landing_and_records_nothing_more(land: Landing, recorded: int) -> None:
+@pytest.mark.parametrize("checks", [0, 1, 2, 3, 6])
+def test_a_lost_lease_stops_the_landing_and_shows_and_records_nothing_more(land: Landing, checks: int) -> None:
     land.poll()
-    land.before_effect = stop_at(recorded + 1)
+    land.before_effect = stop_at(checks + 1)
     with pytest.raises(LeaseLostError):
         land(threads=1)
+    shown, recorded = (checks + 1) // 2, checks // 2  # each is looked at before it is shown, and before it is recorded
+    assert len(land.files) == shown
     assert sorted(job.video_attempts for job in land.jobs.values()) == [0] * (4 - recorded) + [1] * recorded
     land.before_effect = lambda: None
     assert land().stored == 4 - recorded  # and the next run takes up what is left
