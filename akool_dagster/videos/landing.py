@@ -76,7 +76,7 @@ class VideoLanding:
         folder = f"{self._account}/videos"
         days = {day_of(min(end - 1, self._clock.now_ms())), *(day_of(video.partition_at) for video in due)}
         if removed := remove_leftovers(self._root, folder, days, self._clock):
-            self._log(f"Removed {removed} temporary files that killed runs had left.")
+            self._log(f"Temporary files of killed runs that were removed: {removed}.")
         if not due:
             return VideoLandingReport()
         self._due = {video.job_id: video for video in due}
@@ -96,7 +96,7 @@ class VideoLanding:
                 progress=lambda progress: self._log(progress_line(progress)),
             )
         for host, number in summary.deferred.items():
-            self._log(f"{number} videos of {host} wait for the next run: it failed {GIVE_UP_AFTER} times in a row.")
+            self._log(f"{host} failed {GIVE_UP_AFTER} times in a row. Its videos that wait for the next run: {number}.")
         return VideoLandingReport(
             stored=summary.stored,
             failed=summary.failed,

@@ -3,148 +3,32 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pytest
 
-from akool_dagster.api import AkoolClient, ApiKey
-from akool_dagster.clock import Deadline, SystemClock
-from akool_dagster.emulator import AkoolEmulator, EmulatedJob
-from akool_dagster.ledger import Answered, Job, JobLedger, JobState, LeaseLostError, TrackRequest, VideoState
-from akool_dagster.polling import look_again_ms, run_poll_pass
+from akool_dagster.api import AkoolClient
+from akool_dagster.ledger import JobState, LeaseLostError, VideoState
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot
 from akool_dagster.tables import VIDEOS, build_table
-from akool_dagster.videos.addresses import AddressPolicy
-from akool_dagster.videos.fetch import FetchLimits, Progress
-from akool_dagster.videos.landing import VideoLanding, VideoLandingReport, progress_line
-from tests.clock import FakeClock
+from akool_dagster.videos.fetch import Progress
+from akool_dagster.videos.landing import VideoLandingReport, progress_line
+from tests.integration.video_landings import DAY, IDS, Landing, path_of
 from tests.scripted_api import FIRST_SECOND, job_id
 
-ACCOUNT = "akool"
-DAY = 86_400
-ALL_TIME = 2**62
-IDS = [job_id(number) for number in range(4)]
-JOBS = [
-    EmulatedJob(job_id=identifier, queue_polls=0, video_duration=0.5 + number / 10, has_audio=number == 1)
-    for number, identifier in enumerate(IDS)
-]
-
-
-class WallClock(SystemClock):
-    """The wall time of a `FakeClock`; threads really wait, and wake each other, as they do in a run."""
-
-    def __init__(self, wall: FakeClock) -> None:
-        self._wall = wall
-
-    def now_ms(self) -> int:
-        return self._wall.now_ms()
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[AkoolEmulator]:
-    # The same jobs and bytes for every test: rendering them is most of the time.
-    with AkoolEmulator(jobs=JOBS, clock=FakeClock()) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def emulator(running: AkoolEmulator) -> AkoolEmulator:
-    running.faults.clear()
-    running.journal.clear()
-    return running
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[JobLedger]:
-    with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
-        yield ledger
-
-
-class Landing:
-    """Lands what is due of a ledger, and keeps what was said and which clients were made."""
-
-    def __init__(self, ledger: JobLedger, emulator: AkoolEmulator, clock: FakeClock, root: StorageRoot) -> None:
-        self.ledger = ledger
-        self.emulator = emulator
-        self.clock = clock
-        self.root = root
-        self.log: list[str] = []
-        self.clients: list[AkoolClient] = []
-        self.before_effect: Callable[[], None] = lambda: None
-
-    def new_client(self) -> AkoolClient:
-        client = AkoolClient(ApiKey("emulator-key"), base_url=self.emulator.base_url, clock=self.clock)
-        self.clients.append(client)
-        return client
-
-    def poll(self, ids: Sequence[str] = IDS) -> None:
-        """Let the jobs be tracked and completed."""
-        self.ledger.track(ACCOUNT, [TrackRequest(job_id=identifier) for identifier in ids])
-        with self.new_client() as client:
-            run_poll_pass(self.ledger, client, ACCOUNT, clock=self.clock, deadline=Deadline(self.clock, 45))
-        self.clients.clear()
-        self.emulator.journal.clear()
-
-    def complete(self, identifier: str, url: str) -> None:
-        """Record a job as completed with a video at a URL of the test's choice."""
-        self.ledger.track(ACCOUNT, [TrackRequest(job_id=identifier)])
-        payload = json.dumps({"_id": identifier, "status": 3, "video_url": url})
-        expires_at = self.clock.now_ms() + 7 * DAY * 1000
-        told = Answered(job_id=identifier, status=3, payload=payload, has_video_url=True, video_expires_at=expires_at)
-        self.ledger.record(ACCOUNT, [told], look_again_ms)
-
-    def __call__(self, start: int | None = None, end: int = ALL_TIME, **options: Any) -> VideoLandingReport:
-        landing = VideoLanding(
-            self.ledger,
-            ACCOUNT,
-            new_client=self.new_client,
-            root=self.root,
-            policy=AddressPolicy(self.emulator.base_url),
-            clock=WallClock(self.clock),
-            log=self.log.append,
-            before_effect=lambda: self.before_effect(),
-        )
-        run_seconds = options.pop("run_seconds", 60.0)
-        limits: dict[str, Any] = {"threads": 4, "seconds_per_file": 60.0, "max_bytes": 10_000_000, **options}
-        return landing.land(start, end, run_seconds=run_seconds, limits=FetchLimits(**limits))
-
-    @property
-    def jobs(self) -> dict[str, Job]:
-        return {job.job_id: job for job in self.ledger.iter_jobs(ACCOUNT)}
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        folder = Path(self.root.uri())
-        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def land(ledger: JobLedger, emulator: AkoolEmulator, clock: FakeClock, tmp_path: Path) -> Iterator[Landing]:
-    landing = Landing(ledger, emulator, clock, StorageRoot(str(tmp_path / "root")))
-    yield landing
-    assert not any(thread.name.startswith("akool-video") for thread in threading.enumerate())
-
-
-def path_of(identifier: str) -> str:
-    return f"akool/videos/2025-10-09/{identifier}.mp4"
+pytest_plugins = ["tests.integration.emulated_videos"]
 
 
 # What goes well
 
 
-def test_due_videos_are_stored_byte_for_byte_and_recorded(land: Landing, emulator: AkoolEmulator) -> None:
+def test_due_videos_are_stored_byte_for_byte_and_recorded(land: Landing) -> None:
     land.poll()
     report = land()
 
-    served = {path_of(identifier): emulator.video_bytes(identifier) for identifier in IDS}
+    served = {path_of(identifier): land.emulator.video_bytes(identifier) for identifier in IDS}
     assert land.files == served
     assert report == VideoLandingReport(stored=4, bytes=sum(map(len, served.values())))
     for identifier, job in land.jobs.items():
@@ -154,7 +38,7 @@ def test_due_videos_are_stored_byte_for_byte_and_recorded(land: Landing, emulato
         assert record["path"] == path_of(identifier)
         assert (record["bytes"], record["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
         assert record["downloaded_at"] == land.clock.now_ms()
-        emulated = emulator.jobs[identifier]
+        emulated = land.emulator.jobs[identifier]
         assert (record["width"], record["height"]) == emulated.picture_size
         assert record["probed_duration"] == pytest.approx(emulated.video_duration, abs=0.1)
         assert (record["audio_codec"] is not None) == emulated.has_audio

@@ -55,7 +55,7 @@ def test_silence_is_a_stall_however_slow_a_download_may_be() -> None:
 def test_time_in_which_nothing_is_asked_of_the_server_does_not_count(steps: list[float]) -> None:
     download = Watched()
     assert not any(download.tick(seconds, waiting=False) for seconds in steps)
-    assert any([download.tick() for _ in range(61)])
+    assert any(download.tick() for _ in range(61))
 
 
 @given(st.lists(st.floats(min_value=0.01, max_value=29.9), max_size=100))
