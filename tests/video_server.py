@@ -106,7 +106,7 @@ class SilentServer:
         self._socket.settimeout(30)
         connection, _ = self._socket.accept()
         with connection:
-            connection.settimeout(30)
+            connection.settimeout(10)
             self.connected.set()
             try:
                 while connection.recv(4096):

@@ -53,8 +53,8 @@ class VideoLanding:
     ) -> None:
         """Take the parts. ``new_client`` is called when a URL must be asked for again, and only then.
 
-        ``before_effect`` runs before each record and, in the workers, before each file is shown; it raises when
-        the work must stop (a lost lease).
+        ``before_effect`` runs before each record, with each line of progress and, in the workers, before each file
+        is shown; it raises when the work must stop (a lost lease).
         """
         self._ledger = ledger
         self._account = account
@@ -93,7 +93,7 @@ class VideoLanding:
                 clock=self._clock,
                 limits=limits,
                 before_publish=self._before_effect,
-                progress=lambda progress: self._log(progress_line(progress)),
+                progress=self._show,
             )
         for host, number in summary.deferred.items():
             self._log(f"{host} failed {GIVE_UP_AFTER} times in a row. Its videos that wait for the next run: {number}.")
@@ -106,6 +106,10 @@ class VideoLanding:
             deferred=sum(summary.deferred.values()),
             left=summary.out_of_time,
         )
+
+    def _show(self, progress: Progress) -> None:
+        self._before_effect()
+        self._log(progress_line(progress))
 
     def _record(self, outcome: Outcome) -> None:
         self._before_effect()

@@ -27,6 +27,7 @@ from tests.integration.video_words import (
     FOLDER,
     NEVER,
     Fetch,
+    FlyingClock,
     files_below,
     held_clock,
     requested,
@@ -344,7 +345,14 @@ def interrupt_by_ledger(fetch: Fetch, server: VideoServer) -> dict[str, Any]:
     return {"on_outcome": fail}
 
 
-@pytest.mark.parametrize("interruption", [interrupt_by_clock, interrupt_by_ledger])
+def interrupt_by_progress(fetch: Fetch, server: VideoServer) -> dict[str, Any]:
+    def fail(progress: Progress) -> None:
+        raise Interrupted
+
+    return {"clock": FlyingClock(server.sending.is_set), "progress": fail}
+
+
+@pytest.mark.parametrize("interruption", [interrupt_by_clock, interrupt_by_ledger, interrupt_by_progress])
 def test_an_interruption_ends_running_downloads_at_once_and_leaves_no_temporary_file(
     interruption: Callable[[Fetch, VideoServer], dict[str, Any]],
     fetch: Fetch,

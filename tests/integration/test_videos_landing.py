@@ -15,7 +15,9 @@ from akool_dagster.storage import OsFiles, StorageError, StorageRoot
 from akool_dagster.tables import VIDEOS, build_table
 from akool_dagster.videos.fetch import Progress
 from akool_dagster.videos.landing import VideoLandingReport, progress_line
-from tests.integration.video_landings import DAY, IDS, Landing, path_of
+from akool_dagster.videos.stall import MinimumPace
+from tests.clock import FakeClock
+from tests.integration.video_landings import DAY, IDS, Landing, WallClock, path_of
 from tests.scripted_api import FIRST_SECOND, job_id
 
 pytest_plugins = ["tests.integration.emulated_videos"]
@@ -269,6 +271,35 @@ def test_a_full_disk_ends_the_landing_and_blames_no_video(land: Landing, tmp_pat
     assert land.files == {}
     land.root = good
     assert land().stored == 4
+
+
+class HurryingClock(WallClock):
+    """Six seconds pass whenever somebody asks."""
+
+    def __init__(self, wall: FakeClock) -> None:
+        super().__init__(wall)
+        self._seconds = 0.0
+
+    def monotonic(self) -> float:
+        self._seconds += 6.0
+        return self._seconds
+
+
+def test_the_lease_is_looked_at_all_the_while(land: Landing) -> None:
+    land.poll()
+    land.threads_clock = HurryingClock(land.clock)
+    checks = 0
+
+    def count() -> None:
+        nonlocal checks
+        checks += 1
+
+    land.before_effect = count
+    pace = MinimumPace(over_seconds=1e9)
+    assert land(run_seconds=1e9, seconds_per_file=1e9, minimum_pace=pace).stored == 4
+    lines = sum(" of 4 videos, " in line for line in land.log)
+    assert lines > 0
+    assert checks == 4 * 2 + lines
 
 
 # What is said

@@ -11,6 +11,7 @@ import pytest
 
 from akool_dagster.clock import Deadline
 from akool_dagster.storage import StorageRoot
+from akool_dagster.videos import transport
 from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fetch import Outcome
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
@@ -177,7 +178,8 @@ def test_the_time_for_one_file_holds_whatever_it_waits_for(
     assert fetch.stored("good")
 
 
-def test_a_tls_handshake_that_never_ends_is_broken_off(fetch: Fetch) -> None:
+def test_a_tls_handshake_that_never_ends_is_broken_off(fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "CONNECT_SECONDS", NEVER)  # which would end it, too
     with SilentServer() as silent:
         fetch.options["policy"] = AddressPolicy("https://api.example", HOSTS, resolver=lambda *_: ["127.0.0.1"])
         over = threading.Event()

@@ -32,13 +32,16 @@ PRIVATE_JOB = EmulatedJob(job_id=job_id(98), queue_polls=0, extra_fields={"video
 
 
 class WallClock(SystemClock):
-    """The wall time of a `FakeClock`; threads really wait, and wake each other, as they do in a run."""
+    """The time of a `FakeClock`; threads really wait, and wake each other, as they do in a run."""
 
     def __init__(self, wall: FakeClock) -> None:
         self._wall = wall
 
     def now_ms(self) -> int:
         return self._wall.now_ms()
+
+    def monotonic(self) -> float:
+        return self._wall.monotonic()
 
 
 class Landing:
@@ -51,6 +54,7 @@ class Landing:
         self.root = root
         self.log: list[str] = []
         self.clients: list[AkoolClient] = []
+        self.threads_clock = WallClock(clock)
         self.before_effect: Callable[[], None] = lambda: None
 
     def new_client(self) -> AkoolClient:
@@ -81,7 +85,7 @@ class Landing:
             new_client=self.new_client,
             root=self.root,
             policy=AddressPolicy(self.emulator.base_url),
-            clock=WallClock(self.clock),
+            clock=self.threads_clock,
             log=self.log.append,
             before_effect=lambda: self.before_effect(),
         )
