@@ -19,7 +19,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from akool_dagster.clock import Deadline
-from akool_dagster.videos.addresses import AddressPolicy, CheckedAddress
+from akool_dagster.videos.addresses import AddressPolicy, CheckedAddress, host_of
 from akool_dagster.videos.errors import DownloadError, HostTroubleError
 
 RESOLVE_SECONDS = 30.0
@@ -189,6 +189,7 @@ class VideoTransport:
             response.close()
 
     def _checked(self, url: str, deadline: Deadline) -> CheckedAddress:
+        self._check_time(host_of(url), deadline)
         # The system's resolver takes as long as it likes.
         try:
             return self.call(lambda: self._policy.check(url), min(RESOLVE_SECONDS, deadline.remaining()))
