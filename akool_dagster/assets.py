@@ -172,10 +172,8 @@ def build_videos_asset(
                 # Videos of jobs from before the first partition are in none: its run saves them.
                 None if key == grid.first_key else start,
                 end,
-                threads=store.threads,
                 run_seconds=store.run_seconds,
-                seconds_per_file=store.seconds_per_file,
-                max_bytes=store.max_bytes,
+                limits=store.limits(),
             )
             snapshot = ledger.snapshot(names.prefix, start, end)
             table = build_table(VIDEOS, snapshot.jobs, start)
@@ -188,6 +186,7 @@ def build_videos_asset(
                     "akool/downloaded": report.stored,
                     "akool/downloaded_bytes": report.bytes,
                     "akool/failed_downloads": report.failed,
+                    "akool/deferred_downloads": report.deferred,
                     "akool/api_calls": report.api_calls,
                 },
             )

@@ -13,6 +13,8 @@ from akool_dagster.ledger import JobLedger
 from akool_dagster.settings import DEFAULT_BASE_URL
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.addresses import AddressPolicy
+from akool_dagster.videos.fetch import FetchLimits
+from akool_dagster.videos.stall import MinimumPace
 
 _SECRET: dict[str, JsonValue] = {"dagster__is_secret": True}
 
@@ -92,7 +94,22 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
     run_seconds: float = Field(
         default=300.0, gt=0, description="Seconds in which one run starts new downloads; the rest waits for the next."
     )
-    seconds_per_file: float = Field(default=600.0, gt=0, description="Seconds that one download may take.")
+    seconds_per_file: float = Field(
+        default=600.0, gt=0, description="Seconds that one download may take; a newer URL of Akool's gets no more."
+    )
+    stall_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds over which stall_bytes_per_second must be kept up; a download below is tried again later.",
+    )
+    stall_bytes_per_second: float = Field(
+        default=1024.0, ge=0, description="Slowest pace of a download, averaged over stall_seconds, in bytes a second."
+    )
+    reserve_bytes: int = Field(
+        default=64 * 1024**2,
+        ge=0,
+        description="Bytes of the disk that downloads leave free, and set aside for a video of unknown size.",
+    )
     allowed_hosts: list[str] = Field(
         default_factory=list,
         description="Exact host names that may be downloaded from though they are private or without https.",
@@ -104,6 +121,16 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
     def root(self) -> StorageRoot:
         """Return the storage root. Raises `StorageError` for a relative path or a missing fsspec driver."""
         return StorageRoot(self.storage_root)
+
+    def limits(self) -> FetchLimits:
+        """Return what one run's downloads may use."""
+        return FetchLimits(
+            threads=self.threads,
+            seconds_per_file=self.seconds_per_file,
+            max_bytes=self.max_bytes,
+            minimum_pace=MinimumPace(bytes_per_s=self.stall_bytes_per_second, over_seconds=self.stall_seconds),
+            reserve_bytes=self.reserve_bytes,
+        )
 
     def address_policy(self, api_base_url: str) -> AddressPolicy:
         """Return which addresses may be downloaded from."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -28,10 +29,15 @@ WHOLE_OBJECT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abf
 
 #: What a disk, and no network, answers.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES})
+FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class StorageError(AkoolDagsterError):
     """The storage root cannot be used. The message has the path, the cause and, where known, the way out."""
+
+
+class StorageFullError(StorageError):
+    """The disk or its quota has no room left; the message says what is free."""
 
 
 class OsFiles:
@@ -52,6 +58,16 @@ class OsFiles:
     def replace(self, source: Path, target: Path) -> None:
         """Rename, replacing the target in one step."""
         source.replace(target)
+
+    def free_bytes(self, folder: Path) -> int | None:
+        """Return what is free for us on a folder's file system, also of a folder still to be made.
+
+        None when the file system does not say, as some that are no disks. No file system tells of quotas.
+        """
+        while not folder.exists():
+            folder = folder.parent
+        usage = shutil.disk_usage(folder)
+        return usage.free if usage.total else None
 
 
 class StorageRoot:
@@ -86,6 +102,18 @@ class StorageRoot:
         if not relative:
             return self._display
         return f"{self._display.rstrip('/')}/{_checked(relative)}"
+
+    @property
+    def temporary_place(self) -> Path:
+        """The folder on whose disk `temporary` files are: the local root, or the system's temporary folder."""
+        return Path(self._base or "/") if self.is_local else Path(tempfile.gettempdir())
+
+    def free_bytes(self) -> int | None:
+        """Return the free bytes of the disk that `temporary` files are written to; None when that is unknown."""
+        try:
+            return self.files.free_bytes(self.temporary_place)
+        except OSError:
+            return None
 
     def exists(self, relative: str) -> bool:
         """Return whether something is there. An unreachable storage is an error, never a "no"."""
@@ -138,7 +166,7 @@ class StorageRoot:
             yield path
         except OSError as error:
             if error.errno in DISK_ERRORS:
-                raise StorageError(f"Cannot write to {path.parent}: {_cause(error)}") from error
+                raise self._error(f"Cannot write to {path.parent}", error) from error
             raise
         finally:
             with suppress(OSError):
@@ -158,24 +186,36 @@ class StorageRoot:
         except Exception as error:
             self._fail("write", relative, error)
 
+    def folders(self, relative_dir: str) -> list[str]:
+        """Return the names of the folders in a folder; of a remote root none, whose folders are only names."""
+        if not self.is_local:
+            return []
+        folder = self._local(relative_dir)
+        try:
+            with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
+                return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError as error:
+            self._fail("look into", relative_dir, error)
+
     def remove_stale_temporaries(self, relative_dir: str, older_than_seconds: float, clock: Clock) -> int:
         """Remove what killed processes left of `temporary` files for one folder; return how many it was.
 
         A remote root's temporary files are all in the system's temporary folder, whatever ``relative_dir``
-        is.
+        is. A file that cannot be removed, as one of another user there, stays and is no error.
         """
-        folder = self._local(relative_dir) if self.is_local else Path(tempfile.gettempdir())
+        folder = self._local(relative_dir) if self.is_local else self.temporary_place
         prefix = "." if self.is_local else REMOTE_PARTIAL_PREFIX
         oldest_kept = clock.now_ms() / 1000 - older_than_seconds
         removed = 0
         try:
-            for entry in os.scandir(folder) if folder.is_dir() else ():
-                if not (entry.name.startswith(prefix) and entry.name.endswith(PARTIAL_SUFFIX)):
-                    continue
-                with suppress(FileNotFoundError):
-                    if entry.stat(follow_symlinks=False).st_mtime < oldest_kept:
-                        Path(entry.path).unlink()
-                        removed += 1
+            with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
+                for entry in entries:
+                    if not (entry.name.startswith(prefix) and entry.name.endswith(PARTIAL_SUFFIX)):
+                        continue
+                    with suppress(OSError):
+                        if entry.stat(follow_symlinks=False).st_mtime < oldest_kept:
+                            Path(entry.path).unlink()
+                            removed += 1
         except OSError as error:
             self._fail("clean", relative_dir, error)
         return removed
@@ -241,9 +281,16 @@ class StorageRoot:
     def _fail(self, action: str, relative: str, error: Exception) -> NoReturn:
         if isinstance(error, StorageError):
             raise error
-        message = f"Cannot {action} {self.uri(relative)}: {_cause(error)}"
         # A remote driver's own error may quote a signed URL: only its redacted text is passed on.
-        raise StorageError(message) from (error if self.is_local else None)
+        raise self._error(f"Cannot {action} {self.uri(relative)}", error) from (error if self.is_local else None)
+
+    def _error(self, what: str, error: Exception) -> StorageError:
+        if not (isinstance(error, OSError) and error.errno in FULL_ERRORS):
+            return StorageError(f"{what}: {_cause(error)}")
+        free = self.free_bytes()
+        # Of a disk with room left it is the quota that is used up, or its inodes.
+        remark = "" if free is None else f" ({free / 1e6:.1f} MB are free)"
+        return StorageFullError(f"{what}: {_cause(error)}{remark}")
 
 
 def _refuse_relative_root(url: str) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 from akool_dagster.clock import Deadline, SystemClock
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.addresses import AddressPolicy
-from akool_dagster.videos.fetch import VideoRequest, fetch_videos
+from akool_dagster.videos.fetch import FetchLimits, VideoRequest, fetch_videos
+from akool_dagster.videos.refresh import AkoolSays, Refreshed
 from akool_dagster.videos.transport import VideoTransport
 from benchmarks.ledgers import DAY_START_MS, job_ids
 from benchmarks.processes import in_fresh_process, peak_memory
@@ -173,10 +174,10 @@ def _fetch(folder: Path, base_url: str, urls: Sequence[str]) -> None:
         folder="akool/videos",
         policy=AddressPolicy(base_url),
         time_budget=Deadline(SystemClock(), ALL_SECONDS),
-        refresh_url=lambda _: None,
+        refresh=lambda *_: Refreshed(says=AkoolSays.NOTHING),
         on_outcome=outcomes.append,
         clock=SystemClock(),
-        threads=THREADS,
+        limits=FetchLimits(threads=THREADS),
     )
     assert summary.stored == len(urls) == len(outcomes), summary
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
+
+MOST_DRIPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,10 @@ class Answer:
     chunked: bool = False
     hold: threading.Event | None = None
     """Wait for this after half of the body was sent, for at most ten seconds: then the server gave up."""
+    hold_head: bool = False
+    """Wait in the middle of the head instead."""
+    drip: bool = False
+    """Send a byte now and then while waiting: no read ever waits long."""
 
 
 class VideoServer:
@@ -72,6 +79,44 @@ class VideoServer:
         return sum(1 for asked, _ in self.requests if asked == path)
 
 
+class SilentServer:
+    """Takes one connection and says nothing, not even hello, until the other side ends it."""
+
+    def __init__(self) -> None:
+        self.connected = threading.Event()
+        self.gave_up = False
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._listen)
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    def __enter__(self) -> SilentServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.join()
+        self._socket.close()
+
+    def _listen(self) -> None:
+        self._socket.settimeout(30)
+        connection, _ = self._socket.accept()
+        with connection:
+            connection.settimeout(10)
+            self.connected.set()
+            try:
+                while connection.recv(4096):
+                    pass
+            except TimeoutError:
+                self.gave_up = True
+            except OSError:
+                pass  # reset: that is an end, too
+
+
 class _Server(ThreadingHTTPServer):
     owner: VideoServer
     daemon_threads = False
@@ -101,6 +146,10 @@ class _Handler(BaseHTTPRequestHandler):
         answer = owner.answers.get(path, Answer(status=404, body=b"<Error>NoSuchKey</Error>"))
         if not isinstance(answer, Answer):
             answer = answer(sum(1 for asked, _ in owner.requests if asked.partition("?")[0] == path))
+        if answer.hold is not None and answer.hold_head:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            self._hold(answer.hold, b"a" * MOST_DRIPS if answer.drip else b"")
+            self.wfile.write(b"\r\n")
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
@@ -115,15 +164,24 @@ class _Handler(BaseHTTPRequestHandler):
         half = len(answer.body) // 2
         body = memoryview(answer.body)
         self._send(body[:half], chunked=answer.chunked)
-        if answer.hold is not None:
-            self.wfile.flush()
-            owner.sending.set()
-            self.server.owner.gave_up |= not answer.hold.wait(10)
+        if answer.hold is not None and not answer.hold_head:
+            half += self._hold(answer.hold, answer.body[half:] if answer.drip else b"")
         self._send(body[half:], chunked=answer.chunked)
         if answer.chunked:
             self.wfile.write(b"0\r\n\r\n")
         if length is not None and length > len(answer.body):
             self.close_connection = True
+
+    def _hold(self, hold: threading.Event, drops: bytes) -> int:
+        """Wait for the event, and send a drop every few milliseconds; return how many it was."""
+        self.wfile.flush()
+        self.server.owner.sending.set()
+        for number in range(MOST_DRIPS):
+            if hold.wait(10 / MOST_DRIPS):
+                return min(number, len(drops))
+            self.wfile.write(drops[number : number + 1])  # raises when the client went away
+        self.server.owner.gave_up = True
+        return min(MOST_DRIPS, len(drops))
 
     def _send(self, data: memoryview, *, chunked: bool) -> None:
         if chunked and data:

@@ -107,6 +107,14 @@ def is_public(address: str) -> bool:
     )
 
 
+def host_of(url: str) -> str:
+    """Return a URL's host, as it is compared and shown; an empty text for what is no URL with a host."""
+    try:
+        return _origin(_parsed(url))[1]
+    except RefusedAddressError:
+        return ""
+
+
 def _reached(address: str) -> IPv4Address | IPv6Address:
     parsed = ipaddress.ip_address(address)
     if isinstance(parsed, IPv4Address):

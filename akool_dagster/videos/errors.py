@@ -26,8 +26,16 @@ class DownloadError(VideoError):
         self.retryable = retryable
 
 
+class HostTroubleError(DownloadError):
+    """The host is in trouble, not the video: no address, no connection, no bytes, or an answer that says so."""
+
+
 class ExpiredUrlError(DownloadError):
     """The CDN answered 403, 404 or 410: the URL is over, or not there yet. Akool may know a new one."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class UnplayableVideoError(VideoError):

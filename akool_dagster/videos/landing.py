@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 
 from akool_dagster.api.client import AkoolClient
 from akool_dagster.api.models import load_payload
 from akool_dagster.clock import Clock, Deadline
 from akool_dagster.ledger import JobLedger
 from akool_dagster.ledger.records import DueVideo, VideoFailure
-from akool_dagster.polling import observation_of
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.addresses import AddressPolicy
-from akool_dagster.videos.fetch import Progress, fetch_videos
-from akool_dagster.videos.schedule import is_lost, next_attempt_ms
-from akool_dagster.videos.store import FailedVideo, Outcome, StoredVideo, VideoRequest
+from akool_dagster.videos.fairness import GIVE_UP_AFTER
+from akool_dagster.videos.fetch import FetchLimits, Progress, fetch_videos
+from akool_dagster.videos.leftovers import remove_leftovers
+from akool_dagster.videos.refresh import AkoolSays, UrlRefresher
+from akool_dagster.videos.schedule import Failure, next_attempt_ms, why_lost
+from akool_dagster.videos.store import FailedVideo, Outcome, StoredVideo, VideoRequest, day_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class VideoLandingReport:
     lost: int = 0
     bytes: int = 0
     api_calls: int = 0
+    deferred: int = 0
+    """Not begun, and no attempt counted, because their host was in trouble."""
     left: bool = False
     """Whether the time was over before every due video was begun."""
 
@@ -49,11 +53,12 @@ class VideoLanding:
     ) -> None:
         """Take the parts. ``new_client`` is called when a URL must be asked for again, and only then.
 
-        ``before_effect`` runs before each record and raises when the work must stop (a lost lease).
+        ``before_effect`` runs before each record, with each line of progress and, in the workers, before each file
+        is shown; it raises when the work must stop (a lost lease).
         """
         self._ledger = ledger
         self._account = account
-        self._new_client = new_client
+        self._refresher = UrlRefresher(new_client, clock)
         self._root = root
         self._policy = policy
         self._clock = clock
@@ -61,89 +66,85 @@ class VideoLanding:
         self._before_effect = before_effect
         self._lost = 0
         self._due: dict[str, DueVideo] = {}
-        self._client: AkoolClient | None = None
 
-    def land(
-        self,
-        start: int | None,
-        end: int,
-        *,
-        threads: int,
-        run_seconds: float,
-        seconds_per_file: float,
-        max_bytes: int,
-    ) -> VideoLandingReport:
-        """Fetch the due videos of jobs with ``start <= partition_at < end``.
+    def land(self, start: int | None, end: int, *, run_seconds: float, limits: FetchLimits) -> VideoLandingReport:
+        """Fetch the due videos of jobs with ``start <= partition_at < end``; what killed runs left is removed first.
 
-        Raises `StorageError` when the storage root cannot be used; what was recorded until then stays.
+        Raises `StorageError` when the storage root cannot be used or is full; what was recorded until then stays.
         """
         due = self._ledger.due_videos(self._account, start, end)
+        folder = f"{self._account}/videos"
+        days = {day_of(min(end - 1, self._clock.now_ms())), *(day_of(video.partition_at) for video in due)}
+        if removed := remove_leftovers(self._root, folder, days, self._clock):
+            self._log(f"Temporary files of killed runs that were removed: {removed}.")
         if not due:
             return VideoLandingReport()
         self._due = {video.job_id: video for video in due}
         self._log(f"{len(due)} videos are due.")
-        with ExitStack() as stack:
-            stack.callback(self._close_client)
+        with closing(self._refresher):
             summary = fetch_videos(
                 [_request(video) for video in due],
                 root=self._root,
-                folder=f"{self._account}/videos",
+                folder=folder,
                 policy=self._policy,
                 time_budget=Deadline(self._clock, run_seconds),
-                refresh_url=self._refreshed_url,
+                refresh=self._refresher.ask,
                 on_outcome=self._record,
                 clock=self._clock,
-                progress=lambda progress: self._log(progress_line(progress)),
-                threads=threads,
-                seconds_per_file=seconds_per_file,
-                max_bytes=max_bytes,
+                limits=limits,
+                before_publish=self._before_effect,
+                progress=self._show,
             )
-            api_calls = 0 if self._client is None else self._client.calls
+        for host, number in summary.deferred.items():
+            self._log(f"{host} failed {GIVE_UP_AFTER} times in a row. Its videos that wait for the next run: {number}.")
         return VideoLandingReport(
             stored=summary.stored,
             failed=summary.failed,
             lost=self._lost,
             bytes=summary.bytes,
-            api_calls=api_calls,
+            api_calls=self._refresher.calls,
+            deferred=sum(summary.deferred.values()),
             left=summary.out_of_time,
         )
 
+    def _show(self, progress: Progress) -> None:
+        self._before_effect()
+        self._log(progress_line(progress))
+
     def _record(self, outcome: Outcome) -> None:
         self._before_effect()
+        expires_at = self._keep_newer_url(outcome)
         match outcome:
             case StoredVideo():
                 self._ledger.store_video(self._account, outcome.job_id, manifest_record(outcome))
             case FailedVideo():
-                self._record_failure(outcome)
+                self._record_failure(outcome, expires_at)
 
-    def _record_failure(self, failed: FailedVideo) -> None:
-        video = self._due[failed.job_id]
+    def _keep_newer_url(self, outcome: Outcome) -> int:
+        """Keep the row that Akool gave, but for one whose URL proved to be of no use; return when the URL dies."""
+        video, refreshed = self._due[outcome.job_id], outcome.refreshed
+        useless = isinstance(outcome, FailedVideo) and outcome.failure is Failure.LASTING
+        if refreshed is None or refreshed.answered is None or useless:
+            return video.expires_at
+        # Only a newer URL lives longer: a row without times would otherwise put off the end of the old one for ever.
+        lives_longer = refreshed.says is AkoolSays.NEW_URL
+        expires_at = max(video.expires_at, refreshed.answered.video_expires_at) if lives_longer else video.expires_at
+        self._ledger.refresh_payload(self._account, replace(refreshed.answered, video_expires_at=expires_at))
+        return expires_at
+
+    def _record_failure(self, failed: FailedVideo, expires_at: int) -> None:
         now = self._clock.now_ms()
-        attempts = video.attempts + 1
-        if is_lost(now, video.expires_at, attempts):
-            self._lost += 1
-            next_at = None
-        else:
+        attempts = self._due[failed.job_id].attempts + 1
+        says = AkoolSays.NOTHING if failed.refreshed is None else failed.refreshed.says
+        reason = why_lost(failed.failure, says, now_ms=now, expires_at_ms=expires_at, attempts=attempts)
+        if reason is None:
+            error, fate = failed.error, ""
             next_at = next_attempt_ms(attempts, now, retryable=failed.retryable)
-        self._log(
-            f"Video {failed.job_id}, attempt {attempts}: {failed.error}" + (" It is lost." if not next_at else "")
-        )
-        self._ledger.fail_video(self._account, VideoFailure(job_id=failed.job_id, error=failed.error, next_at=next_at))
-
-    def _refreshed_url(self, job_id: str) -> str | None:
-        """Ask Akool for the job's row again and keep it; return its URL. Called by one worker thread at a time."""
-        if self._client is None:
-            self._client = self._new_client()
-        row = self._client.results([job_id]).rows.get(job_id)
-        if row is None or not row.has_usable_video_url:
-            return None
-        self._before_effect()
-        self._ledger.refresh_payload(self._account, observation_of(row, self._clock.now_ms()))
-        return row.video_url
-
-    def _close_client(self) -> None:
-        if self._client is not None:
-            self._client.close()
+        else:
+            error, fate, next_at = f"{failed.error} {reason}", " It is lost.", None
+            self._lost += 1
+        self._log(f"Video {failed.job_id}, attempt {attempts}: {error}{fate}")
+        self._ledger.fail_video(self._account, VideoFailure(job_id=failed.job_id, error=error, next_at=next_at))
 
 
 def _request(video: DueVideo) -> VideoRequest:
@@ -171,10 +172,8 @@ def manifest_record(stored: StoredVideo) -> dict[str, object]:
 
 def progress_line(progress: Progress) -> str:
     """Return a fetch's progress as one line for people."""
-    total = "?" if progress.total is None else str(progress.total)
-    line = (
-        f"{progress.done} of {total} videos, {progress.bytes / 1e6:.1f} MB, {progress.rate_bytes_per_s / 1e6:.1f} MB/s"
-    )
+    size, pace = progress.bytes / 1e6, progress.rate_bytes_per_s / 1e6
+    line = f"{progress.done} of {progress.total} videos, {size:.1f} MB, {pace:.1f} MB/s"
     if progress.remaining_seconds is None:
         return line
     return f"{line}, about {progress.remaining_seconds:.0f} s remaining"

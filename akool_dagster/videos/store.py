@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
 from akool_dagster.clock import Clock, Deadline
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.storage import StorageError, StorageRoot
+from akool_dagster.storage import StorageFullError, StorageRoot
+from akool_dagster.videos.addresses import host_of
 from akool_dagster.videos.download import download_video
-from akool_dagster.videos.errors import ExpiredUrlError, VideoError
+from akool_dagster.videos.errors import DownloadError, ExpiredUrlError, HostTroubleError, VideoError
 from akool_dagster.videos.probe import VideoFacts, probe_video
+from akool_dagster.videos.refresh import AkoolSays, Refreshed
+from akool_dagster.videos.schedule import Failure
+from akool_dagster.videos.space import NoRoomError, Room
 from akool_dagster.videos.transport import VideoTransport
 
 logger = logging.getLogger(__name__)
-
-#: A temporary file that nobody wrote to for so long has no living writer: longer than any wait for a chunk.
-STALE_SECONDS = 900.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ class StoredVideo:
     source_url: str
     """The URL it came from: that of the request, or the newer one that Akool gave."""
     downloaded_at_ms: int
+    refreshed: Refreshed | None = None
+    """What Akool said, when it was asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +61,31 @@ class FailedVideo:
 
     job_id: str
     error: str
-    """One sentence, without secrets."""
-    retryable: bool
-    expired_url: bool
-    """Whether the URL, the newest that Akool knows, was answered with 403, 404 or 410."""
+    """One sentence or two, without secrets."""
+    failure: Failure
+    host: str
+    """The host of the URL that was tried last."""
+    host_answers: bool | None
+    """Whether that host answers requests; None when it was not asked."""
+    refreshed: Refreshed | None = None
+
+    @property
+    def retryable(self) -> bool:
+        """Whether trying again soon can help."""
+        return self.failure is not Failure.LASTING
 
 
 Outcome: TypeAlias = StoredVideo | FailedVideo
 
 
+def day_of(partition_at_ms: int) -> str:
+    """Return the name of the folder for the videos of a moment's UTC day."""
+    return datetime.fromtimestamp(partition_at_ms / 1000, tz=UTC).date().isoformat()
+
+
 def video_path(folder: str, request: VideoRequest) -> str:
     """Return where a video belongs below the root. The day is that of its partition, in UTC."""
-    day = datetime.fromtimestamp(request.partition_at_ms / 1000, tz=UTC).date().isoformat()
-    return f"{folder}/{day}/{request.job_id}.mp4"
+    return f"{folder}/{day_of(request.partition_at_ms)}/{request.job_id}.mp4"
 
 
 class VideoStorer:
@@ -80,55 +95,80 @@ class VideoStorer:
         self,
         root: StorageRoot,
         folder: str,
-        refresh_url: Callable[[str], str | None],
+        *,
+        refresh: Callable[[str, str, Deadline], Refreshed],
+        before_publish: Callable[[], None],
         clock: Clock,
         max_bytes: int,
     ) -> None:
         self._root = root
         self._folder = folder
-        self._refresh_url = refresh_url
-        self._refresh_lock = threading.Lock()
+        self._refresh = refresh
+        self._before_publish = before_publish
         self._clock = clock
         self._max_bytes = max_bytes
-        self._cleaned: set[str] = set()
 
-    def clean(self, request: VideoRequest) -> None:
-        """Remove what a killed process left in the video's folder; once a folder."""
-        folder = video_path(self._folder, request).rpartition("/")[0]
-        if folder not in self._cleaned:
-            self._root.remove_stale_temporaries(folder, STALE_SECONDS, self._clock)
-            self._cleaned.add(folder)
+    def fetch(self, request: VideoRequest, transport: VideoTransport, deadline: Deadline, room: Room) -> Outcome:
+        """Store one video, with one more try when its URL is over, under the one that Akool then gives.
 
-    def fetch(self, request: VideoRequest, transport: VideoTransport, deadline: Deadline) -> Outcome:
-        """Store one video, with one more try under a new URL when the known one is over."""
+        Raises `StorageError`, and whatever ``before_publish`` does: those concern every video.
+        """
+        url, refreshed = request.source_url, None
         try:
             try:
-                return self._store(request, request.source_url, transport, deadline)
+                return self._store(request, url, None, transport, deadline, room)
             except ExpiredUrlError as error:
-                return self._store(request, self._refreshed(request, error), transport, deadline)
+                refreshed = self._refreshed(request, transport, deadline)
+                if refreshed.url is None:
+                    raise ExpiredUrlError(f"{error} {refreshed.remark}", status=error.status) from None
+                url = refreshed.url
+            try:
+                return self._store(request, url, refreshed, transport, deadline, room)
+            except ExpiredUrlError as error:
+                raise ExpiredUrlError(f"{error} {refreshed.remark}", status=error.status) from None
         except VideoError as error:
-            expired = isinstance(error, ExpiredUrlError)
-            return FailedVideo(job_id=request.job_id, error=str(error), retryable=error.retryable, expired_url=expired)
-        except StorageError:
-            raise
-        except Exception as error:
-            logger.warning("Video %s failed unexpectedly.", request.job_id, exc_info=True)
-            message = f"Unexpected {type(error).__name__} while storing the video."
-            return FailedVideo(job_id=request.job_id, error=message, retryable=True, expired_url=False)
-
-    def _store(self, request: VideoRequest, url: str, transport: VideoTransport, deadline: Deadline) -> StoredVideo:
-        relative = video_path(self._folder, request)
-        with self._root.temporary(relative) as path:
-            downloaded = download_video(
-                url,
-                path,
-                transport=transport,
-                deadline=deadline,
-                files=self._root.files,
-                max_bytes=self._max_bytes,
+            return FailedVideo(
+                job_id=request.job_id,
+                error=str(error),
+                failure=_failure(error),
+                host=host_of(url),
+                host_answers=_host_answers(error),
+                refreshed=refreshed,
             )
-            facts = probe_video(path)
-            self._root.publish(path, relative)
+
+    def _store(
+        self,
+        request: VideoRequest,
+        url: str,
+        refreshed: Refreshed | None,
+        transport: VideoTransport,
+        deadline: Deadline,
+        room: Room,
+    ) -> StoredVideo:
+        relative = video_path(self._folder, request)
+        try:
+            with self._root.temporary(relative) as path:
+                with _failures_as_the_video_s(request):
+                    downloaded = download_video(
+                        url,
+                        path,
+                        transport=transport,
+                        deadline=deadline,
+                        files=self._root.files,
+                        room=room,
+                        max_bytes=self._max_bytes,
+                    )
+                    facts = probe_video(path)
+                self._before_publish()
+                self._root.publish(path, relative)
+        except NoRoomError:
+            raise
+        except StorageFullError as error:
+            if room.expected is None:
+                raise
+            raise StorageFullError(f"{error} The video has {room.expected / 1e6:.1f} MB.") from error
+        except OSError as error:  # the disk's own are a `StorageError` by now
+            raise _unexpected(request, error) from error
         return StoredVideo(
             job_id=request.job_id,
             path=relative,
@@ -137,14 +177,44 @@ class VideoStorer:
             facts=facts,
             source_url=url,
             downloaded_at_ms=self._clock.now_ms(),
+            refreshed=refreshed,
         )
 
-    def _refreshed(self, request: VideoRequest, expired: ExpiredUrlError) -> str:
+    def _refreshed(self, request: VideoRequest, transport: VideoTransport, deadline: Deadline) -> Refreshed:
+        def ask() -> Refreshed:
+            return self._refresh(request.job_id, request.source_url, deadline)
+
         try:
-            with self._refresh_lock:
-                url = self._refresh_url(request.job_id)
-        except AkoolDagsterError as error:
-            raise ExpiredUrlError(f"{expired} Asking Akool for a new URL failed: {error}") from None
-        if url is None:
-            raise ExpiredUrlError(f"{expired} Akool gives no other URL.")
-        return url
+            # Akool, too, can send a byte now and then for ever.
+            return transport.call(ask, deadline.remaining())
+        except (TimeoutError, DownloadError):
+            return Refreshed(says=AkoolSays.NOTHING, trouble="the time for this video was over.")
+        except Exception as error:
+            raise _unexpected(request, error) from error
+
+
+def _failure(error: VideoError) -> Failure:
+    if isinstance(error, ExpiredUrlError):
+        return Failure.FORBIDDEN if error.status == 403 else Failure.GONE
+    return Failure.PASSING if error.retryable else Failure.LASTING
+
+
+def _host_answers(error: VideoError) -> bool | None:
+    if isinstance(error, HostTroubleError):
+        return False
+    return True if isinstance(error, ExpiredUrlError) else None
+
+
+@contextmanager
+def _failures_as_the_video_s(request: VideoRequest) -> Iterator[None]:
+    try:
+        yield
+    except (AkoolDagsterError, OSError):
+        raise
+    except Exception as error:
+        raise _unexpected(request, error) from error
+
+
+def _unexpected(request: VideoRequest, error: Exception) -> VideoError:
+    logger.warning("Video %s failed unexpectedly.", request.job_id, exc_info=error)
+    return VideoError(f"Unexpected {type(error).__name__} while storing the video.")

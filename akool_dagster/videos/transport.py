@@ -6,10 +6,11 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urljoin
 
 import certifi
@@ -18,9 +19,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from akool_dagster.clock import Deadline
-from akool_dagster.videos.addresses import AddressPolicy, CheckedAddress
-from akool_dagster.videos.errors import DownloadError
+from akool_dagster.videos.addresses import AddressPolicy, CheckedAddress, host_of
+from akool_dagster.videos.errors import DownloadError, HostTroubleError
 
+RESOLVE_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
 CHUNK_BYTES = 1 << 20
@@ -31,6 +33,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 HEADERS = {"Accept": "video/*, */*", "Accept-Encoding": "identity", "User-Agent": "akool-dagster"}
 
 _OnConnected = Callable[[socket.socket], None]
+_T = TypeVar("_T")
 
 
 class _TrackedHTTPConnection(HTTPConnection):
@@ -47,9 +50,22 @@ class _TrackedHTTPSConnection(HTTPSConnection):
     def __init__(self, *args: Any, on_connected: _OnConnected, **options: Any) -> None:
         super().__init__(*args, **options)
         self._on_connected = on_connected
+        self._shaking_hands: socket.socket | None = None
+
+    def _new_conn(self) -> socket.socket:
+        connected = super()._new_conn()
+        # A second handle, since the first one is worth nothing as soon as TLS begins, and nobody has the new one
+        # before the handshake is done.
+        self._shaking_hands = connected.dup()
+        self._on_connected(self._shaking_hands)
+        return connected
 
     def connect(self) -> None:
-        super().connect()
+        try:
+            super().connect()
+        finally:
+            if self._shaking_hands is not None:
+                self._shaking_hands.close()
         self._on_connected(self.sock)
 
 
@@ -84,7 +100,13 @@ class VideoTransport:
         self._pools: dict[tuple[str, str, int, str], HTTPConnectionPool] = {}
         self._sockets: tuple[socket.socket, ...] = ()
         self._aborted = threading.Event()
+        self._reason = ""
+        self._call: Future[Any] | None = None
         self.received_bytes = 0
+        self.exchange = 0
+        """Counts the requests that were sent; for whoever watches the pace from another thread."""
+        self.waiting = False
+        """Whether the worker waits for a server now, and does not write, check or publish."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -96,23 +118,57 @@ class VideoTransport:
         """Whether `abort` was called; the transport is of no more use then."""
         return self._aborted.is_set()
 
-    def abort(self) -> None:
-        """Interrupt what the worker is reading, at once. Safe from any thread."""
+    def abort(self, reason: str = "was interrupted") -> None:
+        """Interrupt what the worker is waiting for, at once. Safe from any thread; the first reason counts.
+
+        Only the making of a TCP connection goes on, for at most 10 seconds.
+        """
+        self._reason = self._reason or reason
         self._aborted.set()
+        if (call := self._call) is not None:
+            with suppress(InvalidStateError):
+                call.set_exception(self._interruption())
         for connected in self._sockets:
             # The plain socket's method: that of a TLS socket lets a reader go on with undecrypted bytes.
             with suppress(OSError):
                 socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
+    def call(self, call: Callable[[], _T], seconds: float) -> _T:
+        """Return what a call returns that nothing can interrupt, as the resolving of a name; wait only so long.
+
+        The call is made in a thread of its own. When the seconds are over (`TimeoutError`) or after `abort`
+        (`DownloadError`) that thread is left to itself; it ends when the call does and keeps no process alive.
+        """
+        future: Future[_T] = Future()
+
+        def work() -> None:
+            with suppress(InvalidStateError):  # nobody waits any more
+                try:
+                    future.set_result(call())
+                except BaseException as error:
+                    future.set_exception(error)
+
+        self._call = future
+        if self.aborted:
+            raise self._interruption()
+        threading.Thread(target=work, name="akool-call", daemon=True).start()
+        try:
+            if not wait([future], seconds).done:
+                raise TimeoutError
+            return future.result()
+        finally:
+            self._call = None
+
     @contextmanager
     def get(self, url: str, deadline: Deadline) -> Iterator[VideoResponse]:
         """Ask for a URL, following at most 5 redirects, each address checked.
 
-        Raises `RefusedAddressError`, or `DownloadError` (retryable) for whatever the network does, also while
-        the chunks are read. No single wait is longer than 30 seconds or what is left of the deadline.
+        Raises `RefusedAddressError`, or `HostTroubleError` for whatever the network does, also while the chunks
+        are read. No single wait is longer than 30 seconds or what is left of the deadline. A server that sends
+        a little all the time never makes a wait that long: watch the pace, and `abort`.
         """
         for _ in range(LONGEST_REDIRECTION + 1):
-            address = self._checked(url)
+            address = self._checked(url, deadline)
             response = self._request(address, deadline)
             location = response.headers.get("Location")
             if response.status not in REDIRECTS or location is None:
@@ -132,11 +188,14 @@ class VideoTransport:
             # A body read to its end has already given its connection back to the pool.
             response.close()
 
-    def _checked(self, url: str) -> CheckedAddress:
+    def _checked(self, url: str, deadline: Deadline) -> CheckedAddress:
+        self._check_time(host_of(url), deadline)
+        # The system's resolver takes as long as it likes.
         try:
-            return self._policy.check(url)
-        except OSError:
-            raise DownloadError("The host of the URL does not resolve.") from None
+            return self.call(lambda: self._policy.check(url), min(RESOLVE_SECONDS, deadline.remaining()))
+        except OSError as error:
+            reason = "in time" if type(error) is TimeoutError else "at the moment"
+            raise HostTroubleError(f"The host of the URL does not resolve {reason}.") from None
 
     def _request(self, address: CheckedAddress, deadline: Deadline) -> BaseHTTPResponse:
         *others, last = sorted(address.addresses, key=lambda ip: self._key(address, ip) not in self._pools)
@@ -148,6 +207,7 @@ class VideoTransport:
 
     def _request_from(self, address: CheckedAddress, ip: str, deadline: Deadline) -> BaseHTTPResponse:
         self._check_time(address.host, deadline)
+        self.exchange += 1
         left = deadline.remaining()
         return self._pool(address, ip).urlopen(
             "GET",
@@ -174,18 +234,25 @@ class VideoTransport:
 
     def _check_time(self, host: str, deadline: Deadline) -> None:
         if self.aborted:
-            raise DownloadError(f"The download from {host} was interrupted.")
+            raise self._interruption(host)
         if deadline.expired():
-            raise DownloadError(f"The download from {host} took too long.")
+            raise HostTroubleError(f"The download from {host} took too long.")
+
+    def _interruption(self, host: str = "its host") -> DownloadError:
+        return HostTroubleError(f"The download from {host} {self._reason}.")
 
     @contextmanager
     def _translated(self, host: str) -> Iterator[None]:
+        self.waiting = True
         try:
             yield
         except (HTTPError, OSError, ValueError) as error:
+            if self.aborted:
+                raise self._interruption(host) from None
             # Only the kind of error: the texts of urllib3 quote the URL.
-            reason = "interrupted" if self.aborted else type(error).__name__
-            raise DownloadError(f"The download from {host} broke off: {reason}.") from None
+            raise HostTroubleError(f"The download from {host} broke off: {type(error).__name__}.") from None
+        finally:
+            self.waiting = False
 
     @staticmethod
     def _key(address: CheckedAddress, ip: str) -> tuple[str, str, int, str]:

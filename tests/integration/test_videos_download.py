@@ -11,10 +11,11 @@ from typing import Any, BinaryIO
 import pytest
 
 from akool_dagster.clock import Deadline
-from akool_dagster.storage import OsFiles
+from akool_dagster.storage import OsFiles, StorageRoot
 from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.download import Downloaded, download_video
 from akool_dagster.videos.errors import DownloadError, ExpiredUrlError
+from akool_dagster.videos.space import DiskSpace
 from akool_dagster.videos.transport import VideoTransport
 from tests.clock import FakeClock
 from tests.video_server import VideoServer
@@ -34,7 +35,7 @@ def transport(server: VideoServer) -> Iterator[VideoTransport]:
 
 
 def download(url: str, path: Path, transport: VideoTransport, **options: Any) -> Downloaded:
-    options = {"files": OsFiles(), **options}
+    options = {"files": OsFiles(), "room": DiskSpace(StorageRoot(str(path.parent))).open(), **options}
     return download_video(url, path, transport=transport, deadline=Deadline(FakeClock(), 60.0), **options)
 
 

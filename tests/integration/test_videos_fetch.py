@@ -13,26 +13,27 @@ from typing import Any, BinaryIO
 import pytest
 
 from akool_dagster.clock import Deadline, SystemClock
-from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot
-from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fetch import (
-    FailedVideo,
     FetchSummary,
     Outcome,
     Progress,
-    StoredVideo,
-    VideoRequest,
-    fetch_videos,
 )
+from akool_dagster.videos.refresh import AkoolSays, Refreshed
+from akool_dagster.videos.schedule import Failure
 from tests.clock import FakeClock
+from tests.integration.video_words import (
+    DAY_MS,
+    FOLDER,
+    NEVER,
+    Fetch,
+    FlyingClock,
+    files_below,
+    held_clock,
+    requested,
+)
 from tests.mp4 import render_video
 from tests.video_server import Answer, VideoServer
-
-DAY_MS = 86_400_000
-PARTITION_MS = 1_760_000_000_000
-FOLDER = "akool/videos/2025-10-09"
-NEVER = 1e9
 
 
 @pytest.fixture
@@ -53,55 +54,6 @@ def system_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def root(tmp_path: Path) -> StorageRoot:
     return StorageRoot(str(tmp_path / "root"))
-
-
-def files_below(root: StorageRoot) -> list[str]:
-    folder = Path(root.uri())
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def requested(job_id: str, url: str, **options: Any) -> VideoRequest:
-    options = {"expires_at_ms": PARTITION_MS + 7 * DAY_MS, "partition_at_ms": PARTITION_MS, **options}
-    return VideoRequest(job_id=job_id, source_url=url, **options)
-
-
-class Fetch:
-    """Runs `fetch_videos` against a server and keeps what it said."""
-
-    def __init__(self, server: VideoServer, root: StorageRoot) -> None:
-        self.outcomes: dict[str, Outcome] = {}
-        self.refreshed: list[str] = []
-        self.options: dict[str, Any] = {
-            "root": root,
-            "folder": "akool/videos",
-            "policy": AddressPolicy(server.base_url),
-            "clock": SystemClock(),
-            "time_budget": Deadline(FakeClock(), NEVER),
-            "refresh_url": self.refresh,
-            "on_outcome": self.hear,
-        }
-
-    def refresh(self, job_id: str) -> str | None:
-        self.refreshed.append(job_id)
-        return None
-
-    def hear(self, outcome: Outcome) -> None:
-        assert threading.current_thread() is threading.main_thread()
-        assert outcome.job_id not in self.outcomes
-        self.outcomes[outcome.job_id] = outcome
-
-    def __call__(self, *requests: VideoRequest, **options: Any) -> FetchSummary:
-        return fetch_videos(requests, **{**self.options, **options})
-
-    def failed(self, job_id: str) -> FailedVideo:
-        outcome = self.outcomes[job_id]
-        assert isinstance(outcome, FailedVideo)
-        return outcome
-
-    def stored(self, job_id: str) -> StoredVideo:
-        outcome = self.outcomes[job_id]
-        assert isinstance(outcome, StoredVideo)
-        return outcome
 
 
 @pytest.fixture
@@ -158,7 +110,8 @@ def test_bad_videos_never_stop_the_others_and_leave_nothing(
     summary = fetch(*(requested(job, server.url(f"/{job}")) for job in jobs), max_bytes=2_000_000)
     assert (summary.stored, summary.failed) == (2, len(answers))
     assert {job for job in answers if fetch.failed(job).retryable} == RETRYABLE
-    assert {job for job in answers if fetch.failed(job).expired_url} == {"http403", "http404"}
+    assert {job for job in answers if fetch.failed(job).failure is Failure.FORBIDDEN} == {"http403"}
+    assert {job for job in answers if fetch.failed(job).failure is Failure.GONE} == {"http404"}
     assert sorted(fetch.refreshed) == ["http403", "http404"]
     assert files_below(root) == [f"{FOLDER}/good.mp4", f"{FOLDER}/redirected.mp4"]
     assert root.read_bytes(f"{FOLDER}/redirected.mp4") == body
@@ -186,18 +139,23 @@ def test_a_file_that_is_there_is_replaced(fetch: Fetch, server: VideoServer, roo
     assert root.read_bytes(f"{FOLDER}/job.mp4") == render_video()
 
 
+def answering(url: str | None, says: AkoolSays = AkoolSays.NEW_URL) -> Callable[[str, str, Deadline], Refreshed]:
+    return lambda job_id, known, deadline: Refreshed(says=says, url=url)
+
+
 def test_an_expired_url_is_asked_for_again_once_and_the_new_one_is_used(fetch: Fetch, server: VideoServer) -> None:
-    server.serve("/old", b"", status=403)
-    new = server.serve("/new", render_video())
+    old, new = server.serve("/old", b"", status=403), server.serve("/new", render_video())
     asked = []
 
-    def refresh(job_id: str) -> str:
-        asked.append(job_id)
-        return new
+    def refresh(job_id: str, url: str, deadline: Deadline) -> Refreshed:
+        asked.append((job_id, url, deadline.remaining() <= 60))
+        return Refreshed(says=AkoolSays.NEW_URL, url=new)
 
-    fetch(requested("job", server.url("/old")), refresh_url=refresh)
-    assert fetch.stored("job").source_url == new
-    assert (asked, server.count("/old"), server.count("/new")) == (["job"], 1, 1)
+    fetch(requested("job", old), refresh=refresh, seconds_per_file=60.0)
+    stored = fetch.stored("job")
+    assert stored.source_url == new
+    assert stored.refreshed == Refreshed(says=AkoolSays.NEW_URL, url=new)
+    assert (asked, server.count("/old"), server.count("/new")) == ([("job", old, True)], 1, 1)
 
 
 def test_the_same_url_again_gets_one_more_try(fetch: Fetch, server: VideoServer) -> None:
@@ -205,46 +163,57 @@ def test_the_same_url_again_gets_one_more_try(fetch: Fetch, server: VideoServer)
     server.answers["/a"] = lambda number: (
         Answer(body=render_video()) if number > 1 else Answer(status=404, body=b"not yet")
     )
-    fetch(requested("job", url), refresh_url=lambda _: url)
+    fetch(requested("job", url), refresh=answering(url, AkoolSays.SAME_URL))
     assert fetch.stored("job").source_url == url
 
 
-def test_a_url_that_stays_expired_is_tried_twice_and_no_more(fetch: Fetch, server: VideoServer) -> None:
-    url = server.serve("/a", b"", status=410)
-    fetch(requested("job", url), refresh_url=lambda _: url)
+@pytest.mark.parametrize(("status", "failure"), [(403, Failure.FORBIDDEN), (404, Failure.GONE), (410, Failure.GONE)])
+def test_a_url_that_stays_expired_is_tried_twice_and_no_more(
+    status: int, failure: Failure, fetch: Fetch, server: VideoServer
+) -> None:
+    url = server.serve("/a", b"", status=status)
+    fetch(requested("job", url), refresh=answering(url, AkoolSays.SAME_URL))
     failed = fetch.failed("job")
-    assert (failed.expired_url, failed.retryable, server.count("/a")) == (True, True, 2)
+    assert (failed.failure, failed.retryable, server.count("/a")) == (failure, True, 2)
+    assert failed.error == f"127.0.0.1 answered HTTP {status}. Akool gives the same URL again."
+
+
+def test_what_the_new_url_answers_is_what_counts(fetch: Fetch, server: VideoServer) -> None:
+    old = server.serve("/old", b"", status=403)
+    for job, url in {
+        "gone": server.serve("/gone", b"", status=404),
+        "refused": "https://10.0.0.1/private.mp4",
+        "broken": server.serve("/broken", render_video()[:-1000]),
+    }.items():
+        fetch(requested(job, old), refresh=answering(url))
+    failures = {job: fetch.failed(job).failure for job in fetch.outcomes}
+    assert failures == {"gone": Failure.GONE, "refused": Failure.LASTING, "broken": Failure.PASSING}
+    assert fetch.failed("gone").error.endswith("answered HTTP 404. That is the newest URL Akool gives.")
+    assert fetch.failed("refused").host == "10.0.0.1"
+
+
+@pytest.mark.parametrize("says", [AkoolSays.NO_URL, AkoolSays.NO_ROW, AkoolSays.FAILED, AkoolSays.UNKNOWN_ID])
+def test_without_another_url_the_error_says_what_akool_said(says: AkoolSays, fetch: Fetch, server: VideoServer) -> None:
+    fetch(requested("job", server.serve("/a", b"", status=410)), refresh=answering(None, says))
+    failed = fetch.failed("job")
+    assert failed.error == f"127.0.0.1 answered HTTP 410. {says.value}"
+    assert (failed.refreshed, server.count("/a")) == (Refreshed(says=says), 1)
 
 
 def test_a_refresh_that_fails_is_that_video_s_failure(fetch: Fetch, server: VideoServer) -> None:
-    def refresh(job_id: str) -> str:
-        raise AkoolDagsterError("Akool is busy.") if job_id == "busy" else RuntimeError("hunter2")
+    def refresh(job_id: str, url: str, deadline: Deadline) -> Refreshed:
+        if job_id == "bug":
+            raise RuntimeError("hunter2")
+        return Refreshed(says=AkoolSays.NOTHING, trouble="Akool is busy.")
 
     server.serve("/a", b"", status=403)
     requests = [requested("busy", server.url("/a")), requested("bug", server.url("/a"))]
-    fetch(*requests, requested("good", server.serve("/good", render_video())), refresh_url=refresh)
-    assert "Akool is busy." in fetch.failed("busy").error
-    assert fetch.failed("busy").expired_url
+    fetch(*requests, requested("good", server.serve("/good", render_video())), refresh=refresh)
+    assert "Asking Akool for a new URL failed: Akool is busy." in fetch.failed("busy").error
+    assert fetch.failed("busy").failure is Failure.FORBIDDEN
     assert "RuntimeError" in fetch.failed("bug").error
     assert "hunter2" not in fetch.failed("bug").error
     assert fetch.stored("good")
-
-
-def test_refreshes_come_one_at_a_time(fetch: Fetch, server: VideoServer) -> None:
-    together = threading.Barrier(2)
-    met = []
-
-    def refresh(job_id: str) -> None:
-        try:
-            together.wait(0.05)
-            met.append(job_id)
-        except threading.BrokenBarrierError:
-            together.reset()
-
-    server.serve("/a", b"", status=403)
-    fetch(*(requested(f"job{number}", server.url("/a")) for number in range(3)), refresh_url=refresh)
-    assert met == []
-    assert len(fetch.outcomes) == 3
 
 
 def test_the_earliest_expiring_is_fetched_first(fetch: Fetch, server: VideoServer) -> None:
@@ -253,23 +222,6 @@ def test_the_earliest_expiring_is_fetched_first(fetch: Fetch, server: VideoServe
         server.serve(f"/{hour}", render_video())
     fetch(*(requested(f"job{hour}", server.url(f"/{hour}"), expires_at_ms=hour) for hour in hours), threads=1)
     assert [path for path, _ in server.requests] == ["/1", "/2", "/3", "/4", "/5"]
-
-
-def test_requests_are_taken_only_as_threads_come_free(fetch: Fetch, server: VideoServer) -> None:
-    url = server.serve("/a", render_video())
-    taken = 0
-    furthest_ahead = 0
-
-    def endless() -> Iterator[VideoRequest]:
-        nonlocal taken, furthest_ahead
-        for number in range(50):
-            taken += 1
-            furthest_ahead = max(furthest_ahead, taken - len(fetch.outcomes))
-            yield requested(f"job{number}", url)
-
-    summary = fetch_videos(endless(), **{**fetch.options, "threads": 3})
-    assert summary.stored == 50
-    assert furthest_ahead <= 4
 
 
 def test_nothing_is_started_when_the_time_is_over(fetch: Fetch, server: VideoServer) -> None:
@@ -293,20 +245,6 @@ def test_what_runs_when_the_time_is_over_is_finished(fetch: Fetch, server: Video
     assert summary.stored == len(fetch.outcomes) == 2
 
 
-class HeldClock(FakeClock):
-    """Time flies as long as the server holds an answer back, and is the machine's after that."""
-
-    def __init__(self, server: VideoServer, hold: threading.Event) -> None:
-        super().__init__()
-        self._server = server
-        self._hold = hold
-
-    def wait(self, event: threading.Event, seconds: float) -> bool:
-        if self._server.sending.is_set() and not self._hold.is_set():
-            return super().wait(event, seconds)
-        return event.wait(seconds)
-
-
 def test_a_video_that_takes_too_long_is_interrupted_and_the_next_one_is_fetched(
     fetch: Fetch, server: VideoServer, root: StorageRoot
 ) -> None:
@@ -322,7 +260,7 @@ def test_a_video_that_takes_too_long_is_interrupted_and_the_next_one_is_fetched(
         requested("slow", server.url("/slow"), expires_at_ms=1),
         requested("good", server.url("/good"), expires_at_ms=2),
         threads=1,
-        clock=HeldClock(server, hold),
+        clock=held_clock(server, hold),
         seconds_per_file=60.0,
         on_outcome=release,
     )
@@ -334,7 +272,7 @@ def test_a_video_that_takes_too_long_is_interrupted_and_the_next_one_is_fetched(
 
 def test_progress_is_told_at_its_pace_with_what_is_left(fetch: Fetch, server: VideoServer) -> None:
     hold = threading.Event()
-    clock = HeldClock(server, hold)
+    clock = held_clock(server, hold)
     body = render_video()
     server.serve("/good", body)
     server.answers["/slow"] = Answer(body=body, hold=hold)
@@ -407,7 +345,14 @@ def interrupt_by_ledger(fetch: Fetch, server: VideoServer) -> dict[str, Any]:
     return {"on_outcome": fail}
 
 
-@pytest.mark.parametrize("interruption", [interrupt_by_clock, interrupt_by_ledger])
+def interrupt_by_progress(fetch: Fetch, server: VideoServer) -> dict[str, Any]:
+    def fail(progress: Progress) -> None:
+        raise Interrupted
+
+    return {"clock": FlyingClock(server.sending.is_set), "progress": fail}
+
+
+@pytest.mark.parametrize("interruption", [interrupt_by_clock, interrupt_by_ledger, interrupt_by_progress])
 def test_an_interruption_ends_running_downloads_at_once_and_leaves_no_temporary_file(
     interruption: Callable[[Fetch, VideoServer], dict[str, Any]],
     fetch: Fetch,
@@ -427,16 +372,6 @@ def test_an_interruption_ends_running_downloads_at_once_and_leaves_no_temporary_
     finally:
         hold.set()
     assert set(files_below(root)) <= {f"{FOLDER}/good.mp4"}
-
-
-def test_what_a_killed_run_left_behind_is_removed(fetch: Fetch, server: VideoServer, root: StorageRoot) -> None:
-    folder = Path(root.uri(FOLDER))
-    folder.mkdir(parents=True)
-    leftover = folder / ".other.mp4.0.partial"
-    leftover.write_bytes(b"half")
-    os.utime(leftover, (0, 0))
-    fetch(requested("job", server.serve("/a", render_video())))
-    assert files_below(root) == [f"{FOLDER}/job.mp4"]
 
 
 def test_a_video_lies_in_the_folder_of_its_partition_s_utc_day(fetch: Fetch, server: VideoServer) -> None:

@@ -3,147 +3,34 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pytest
 
-from akool_dagster.api import AkoolClient, ApiKey
-from akool_dagster.clock import Deadline, SystemClock
-from akool_dagster.emulator import AkoolEmulator, EmulatedJob
-from akool_dagster.ledger import Answered, Job, JobLedger, JobState, LeaseLostError, TrackRequest, VideoState
-from akool_dagster.polling import look_again_ms, run_poll_pass
+from akool_dagster.api import AkoolClient
+from akool_dagster.ledger import JobState, LeaseLostError, VideoState
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot
 from akool_dagster.tables import VIDEOS, build_table
-from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fetch import Progress
-from akool_dagster.videos.landing import VideoLanding, VideoLandingReport, progress_line
+from akool_dagster.videos.landing import VideoLandingReport, progress_line
+from akool_dagster.videos.stall import MinimumPace
 from tests.clock import FakeClock
+from tests.integration.video_landings import DAY, IDS, Landing, WallClock, path_of
 from tests.scripted_api import FIRST_SECOND, job_id
 
-ACCOUNT = "akool"
-DAY = 86_400
-ALL_TIME = 2**62
-IDS = [job_id(number) for number in range(4)]
-JOBS = [
-    EmulatedJob(job_id=identifier, queue_polls=0, video_duration=0.5 + number / 10, has_audio=number == 1)
-    for number, identifier in enumerate(IDS)
-]
-
-
-class WallClock(SystemClock):
-    """The wall time of a `FakeClock`; threads really wait, and wake each other, as they do in a run."""
-
-    def __init__(self, wall: FakeClock) -> None:
-        self._wall = wall
-
-    def now_ms(self) -> int:
-        return self._wall.now_ms()
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[AkoolEmulator]:
-    # The same jobs and bytes for every test: rendering them is most of the time.
-    with AkoolEmulator(jobs=JOBS, clock=FakeClock()) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def emulator(running: AkoolEmulator) -> AkoolEmulator:
-    running.faults.clear()
-    running.journal.clear()
-    return running
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[JobLedger]:
-    with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
-        yield ledger
-
-
-class Landing:
-    """Lands what is due of a ledger, and keeps what was said and which clients were made."""
-
-    def __init__(self, ledger: JobLedger, emulator: AkoolEmulator, clock: FakeClock, root: StorageRoot) -> None:
-        self.ledger = ledger
-        self.emulator = emulator
-        self.clock = clock
-        self.root = root
-        self.log: list[str] = []
-        self.clients: list[AkoolClient] = []
-        self.before_effect: Callable[[], None] = lambda: None
-
-    def new_client(self) -> AkoolClient:
-        client = AkoolClient(ApiKey("emulator-key"), base_url=self.emulator.base_url, clock=self.clock)
-        self.clients.append(client)
-        return client
-
-    def poll(self, ids: Sequence[str] = IDS) -> None:
-        """Let the jobs be tracked and completed."""
-        self.ledger.track(ACCOUNT, [TrackRequest(job_id=identifier) for identifier in ids])
-        with self.new_client() as client:
-            run_poll_pass(self.ledger, client, ACCOUNT, clock=self.clock, deadline=Deadline(self.clock, 45))
-        self.clients.clear()
-        self.emulator.journal.clear()
-
-    def complete(self, identifier: str, url: str) -> None:
-        """Record a job as completed with a video at a URL of the test's choice."""
-        self.ledger.track(ACCOUNT, [TrackRequest(job_id=identifier)])
-        payload = json.dumps({"_id": identifier, "status": 3, "video_url": url})
-        expires_at = self.clock.now_ms() + 7 * DAY * 1000
-        told = Answered(job_id=identifier, status=3, payload=payload, has_video_url=True, video_expires_at=expires_at)
-        self.ledger.record(ACCOUNT, [told], look_again_ms)
-
-    def __call__(self, start: int | None = None, end: int = ALL_TIME, **options: Any) -> VideoLandingReport:
-        landing = VideoLanding(
-            self.ledger,
-            ACCOUNT,
-            new_client=self.new_client,
-            root=self.root,
-            policy=AddressPolicy(self.emulator.base_url),
-            clock=WallClock(self.clock),
-            log=self.log.append,
-            before_effect=lambda: self.before_effect(),
-        )
-        limits: dict[str, Any] = {"threads": 4, "run_seconds": 60.0, "seconds_per_file": 60.0, "max_bytes": 10_000_000}
-        return landing.land(start, end, **{**limits, **options})
-
-    @property
-    def jobs(self) -> dict[str, Job]:
-        return {job.job_id: job for job in self.ledger.iter_jobs(ACCOUNT)}
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        folder = Path(self.root.uri())
-        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def land(ledger: JobLedger, emulator: AkoolEmulator, clock: FakeClock, tmp_path: Path) -> Iterator[Landing]:
-    landing = Landing(ledger, emulator, clock, StorageRoot(str(tmp_path / "root")))
-    yield landing
-    assert not any(thread.name.startswith("akool-video") for thread in threading.enumerate())
-
-
-def path_of(identifier: str) -> str:
-    return f"akool/videos/2025-10-09/{identifier}.mp4"
+pytest_plugins = ["tests.integration.emulated_videos"]
 
 
 # What goes well
 
 
-def test_due_videos_are_stored_byte_for_byte_and_recorded(land: Landing, emulator: AkoolEmulator) -> None:
+def test_due_videos_are_stored_byte_for_byte_and_recorded(land: Landing) -> None:
     land.poll()
     report = land()
 
-    served = {path_of(identifier): emulator.video_bytes(identifier) for identifier in IDS}
+    served = {path_of(identifier): land.emulator.video_bytes(identifier) for identifier in IDS}
     assert land.files == served
     assert report == VideoLandingReport(stored=4, bytes=sum(map(len, served.values())))
     for identifier, job in land.jobs.items():
@@ -153,7 +40,7 @@ def test_due_videos_are_stored_byte_for_byte_and_recorded(land: Landing, emulato
         assert record["path"] == path_of(identifier)
         assert (record["bytes"], record["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
         assert record["downloaded_at"] == land.clock.now_ms()
-        emulated = emulator.jobs[identifier]
+        emulated = land.emulator.jobs[identifier]
         assert (record["width"], record["height"]) == emulated.picture_size
         assert record["probed_duration"] == pytest.approx(emulated.video_duration, abs=0.1)
         assert (record["audio_codec"] is not None) == emulated.has_audio
@@ -346,12 +233,14 @@ def stop_at(call: int) -> Callable[[], None]:
     return stop
 
 
-@pytest.mark.parametrize("recorded", [0, 1, 3])
-def test_a_lost_lease_stops_the_landing_and_records_nothing_more(land: Landing, recorded: int) -> None:
+@pytest.mark.parametrize("checks", [0, 1, 2, 3, 6])
+def test_a_lost_lease_stops_the_landing_and_shows_and_records_nothing_more(land: Landing, checks: int) -> None:
     land.poll()
-    land.before_effect = stop_at(recorded + 1)
+    land.before_effect = stop_at(checks + 1)
     with pytest.raises(LeaseLostError):
         land(threads=1)
+    shown, recorded = (checks + 1) // 2, checks // 2  # each is looked at before it is shown, and before it is recorded
+    assert len(land.files) == shown
     assert sorted(job.video_attempts for job in land.jobs.values()) == [0] * (4 - recorded) + [1] * recorded
     land.before_effect = lambda: None
     assert land().stored == 4 - recorded  # and the next run takes up what is left
@@ -384,6 +273,35 @@ def test_a_full_disk_ends_the_landing_and_blames_no_video(land: Landing, tmp_pat
     assert land().stored == 4
 
 
+class HurryingClock(WallClock):
+    """Six seconds pass whenever somebody asks."""
+
+    def __init__(self, wall: FakeClock) -> None:
+        super().__init__(wall)
+        self._seconds = 0.0
+
+    def monotonic(self) -> float:
+        self._seconds += 6.0
+        return self._seconds
+
+
+def test_the_lease_is_looked_at_all_the_while(land: Landing) -> None:
+    land.poll()
+    land.threads_clock = HurryingClock(land.clock)
+    checks = 0
+
+    def count() -> None:
+        nonlocal checks
+        checks += 1
+
+    land.before_effect = count
+    pace = MinimumPace(over_seconds=1e9)
+    assert land(run_seconds=1e9, seconds_per_file=1e9, minimum_pace=pace).stored == 4
+    lines = sum(" of 4 videos, " in line for line in land.log)
+    assert lines > 0
+    assert checks == 4 * 2 + lines
+
+
 # What is said
 
 
@@ -404,8 +322,8 @@ def test_the_log_says_what_is_due_and_what_failed(land: Landing) -> None:
             "3 of 40 videos, 12.3 MB, 2.5 MB/s, about 62 s remaining",
         ),
         (
-            Progress(done=0, total=None, bytes=0, rate_bytes_per_s=0.0, remaining_seconds=None),
-            "0 of ? videos, 0.0 MB, 0.0 MB/s",
+            Progress(done=0, total=40, bytes=0, rate_bytes_per_s=0.0, remaining_seconds=None),
+            "0 of 40 videos, 0.0 MB, 0.0 MB/s",
         ),
     ],
 )

@@ -11,6 +11,8 @@ import pytest
 import akool_dagster
 from akool_dagster import TABLES, AkoolResource, JobLedgerResource, build_akool_definitions
 from akool_dagster.resources import VideoStoreResource
+from akool_dagster.videos.fetch import FetchLimits
+from akool_dagster.videos.stall import MinimumPace
 
 SECRET = "MARKED-SECRET-4711"
 
@@ -125,3 +127,23 @@ def test_every_public_name_is_there_and_no_other() -> None:
     assert all(getattr(akool_dagster, name) is not None for name in akool_dagster.__all__)
     with pytest.raises(AttributeError, match="no_such_name"):
         akool_dagster.no_such_name  # noqa: B018
+
+
+def test_every_limit_of_downloads_can_be_set_and_reaches_them() -> None:
+    store = VideoStoreResource(
+        storage_root="/data/akool",
+        threads=3,
+        max_bytes=1001,
+        seconds_per_file=1002.0,
+        stall_seconds=1003.0,
+        stall_bytes_per_second=1004.0,
+        reserve_bytes=1005,
+    )
+    pace = MinimumPace(bytes_per_s=1004.0, over_seconds=1003.0)
+    assert store.limits() == FetchLimits(
+        threads=3, max_bytes=1001, seconds_per_file=1002.0, minimum_pace=pace, reserve_bytes=1005
+    )
+
+
+def test_the_limits_of_downloads_are_the_same_with_and_without_dagster() -> None:
+    assert VideoStoreResource(storage_root="/data/akool").limits() == FetchLimits()

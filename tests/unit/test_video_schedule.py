@@ -1,11 +1,24 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akool_dagster.videos.schedule import LONGEST_WAIT_MS, is_lost, next_attempt_ms
+from akool_dagster.videos.refresh import AkoolSays
+from akool_dagster.videos.schedule import (
+    FINAL_ATTEMPTS,
+    GRACE_MS,
+    LONGEST_WAIT_MS,
+    Failure,
+    next_attempt_ms,
+    why_lost,
+)
 
-moments = st.integers(min_value=0, max_value=2**50)
+moments = st.integers(min_value=0, max_value=2**47)
+failures = st.sampled_from(Failure)
+answers = st.sampled_from(AkoolSays)
+many = st.integers(min_value=1, max_value=1000)
+EXPIRY = 1_760_604_800_000
 
 
 def test_waits_double_from_half_a_minute_to_an_hour() -> None:
@@ -23,11 +36,56 @@ def test_what_soon_trying_again_cannot_help_waits_the_longest() -> None:
     assert next_attempt_ms(1, 5, retryable=False) == 5 + LONGEST_WAIT_MS
 
 
-@given(moments, moments)
-def test_a_video_that_was_never_tried_is_never_lost(now_ms: int, expires_at_ms: int) -> None:
-    assert not is_lost(now_ms, expires_at_ms, 0)
+@given(failures, answers, moments, moments)
+def test_a_video_that_was_never_tried_is_never_lost(
+    failure: Failure, says: AkoolSays, now_ms: int, expires_at_ms: int
+) -> None:
+    assert why_lost(failure, says, now_ms=now_ms, expires_at_ms=expires_at_ms, attempts=0) is None
 
 
-@given(moments, moments, st.integers(min_value=1, max_value=1000))
-def test_a_tried_video_is_lost_exactly_when_its_url_is_over(now_ms: int, expires_at_ms: int, attempts: int) -> None:
-    assert is_lost(now_ms, expires_at_ms, attempts) == (now_ms >= expires_at_ms)
+FINAL_BEFORE_EXPIRY = {(Failure.GONE, AkoolSays.FAILED), (Failure.GONE, AkoolSays.UNKNOWN_ID)}
+
+
+@given(failures, answers, many)
+def test_before_its_time_is_over_a_video_is_lost_only_when_cdn_and_akool_deny_it_for_hours(
+    failure: Failure, says: AkoolSays, attempts: int
+) -> None:
+    lost = why_lost(failure, says, now_ms=EXPIRY - 1, expires_at_ms=EXPIRY, attempts=attempts) is not None
+    assert lost == ((failure, says) in FINAL_BEFORE_EXPIRY and attempts >= 9)
+
+
+def test_nothing_is_final_within_two_hours_of_trying() -> None:
+    tried_for = 0
+    for attempts in range(1, FINAL_ATTEMPTS):
+        tried_for = next_attempt_ms(attempts, tried_for)
+    assert tried_for >= 2 * 3_600_000
+
+
+PATIENCE = {
+    (Failure.GONE, AkoolSays.SAME_URL): 0,
+    (Failure.GONE, AkoolSays.NO_ROW): 0,
+    (Failure.FORBIDDEN, AkoolSays.SAME_URL): 0,
+    (Failure.FORBIDDEN, AkoolSays.NEW_URL): 0,
+    (Failure.FORBIDDEN, AkoolSays.UNKNOWN_ID): 0,
+    (Failure.GONE, AkoolSays.NOTHING): GRACE_MS,
+    (Failure.FORBIDDEN, AkoolSays.NOTHING): GRACE_MS,
+    (Failure.PASSING, AkoolSays.NOTHING): GRACE_MS,
+    (Failure.PASSING, AkoolSays.NEW_URL): GRACE_MS,
+    (Failure.LASTING, AkoolSays.NOTHING): 0,
+}
+
+
+@pytest.mark.parametrize(("failure", "says"), PATIENCE, ids=lambda one: one.name)
+def test_after_its_time_a_video_is_lost_at_once_only_when_nothing_can_be_hoped_for(
+    failure: Failure, says: AkoolSays
+) -> None:
+    end = EXPIRY + PATIENCE[failure, says]
+    assert why_lost(failure, says, now_ms=end - 1, expires_at_ms=EXPIRY, attempts=1) is None
+    reason = why_lost(failure, says, now_ms=end, expires_at_ms=EXPIRY, attempts=1)
+    assert reason == "Its 7 days ended on 2025-10-16 08:53 UTC."
+
+
+@given(failures, answers, many, moments)
+def test_a_video_is_never_tried_for_ever(failure: Failure, says: AkoolSays, attempts: int, expires_at_ms: int) -> None:
+    now_ms = expires_at_ms + GRACE_MS
+    assert why_lost(failure, says, now_ms=now_ms, expires_at_ms=expires_at_ms, attempts=attempts) is not None

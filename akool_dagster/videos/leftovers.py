@@ -1,0 +1,50 @@
+"""Temporary files that killed runs left behind: which folders are looked into, and when a file counts as left."""
+
+from __future__ import annotations
+
+import logging
+import re
+import zlib
+from collections.abc import Collection
+
+from akool_dagster.clock import Clock
+from akool_dagster.ledger.leases import IDLE_SECONDS
+from akool_dagster.storage import StorageError, StorageRoot
+
+STALE_SECONDS = 2 * IDLE_SECONDS
+"""Age at which nobody writes a file any more.
+
+A download writes every half minute or is broken off, and the lease of a run that does nothing ends after half this
+time; before it publishes, a run looks at its lease.
+"""
+MOST_FOLDERS = 8
+"""How many day folders one run looks into, of perhaps hundreds."""
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+logger = logging.getLogger(__name__)
+
+
+def remove_leftovers(root: StorageRoot, folder: str, days: Collection[str], clock: Clock) -> int:
+    """Remove stale temporary files below a folder of day folders, ``days`` first; return how many it was.
+
+    Looks into a few folders only. The folders of other days, which no run may ever be asked for again, have their
+    turn at other times. Trouble is logged and nothing more: whoever writes there will meet it, and explain it.
+    """
+    try:
+        if not root.is_local:
+            return root.remove_stale_temporaries(folder, STALE_SECONDS, clock)
+        present = [name for name in root.folders(folder) if _DAY.fullmatch(name)]
+        chosen = folders_to_clean(present, days, clock.now_ms())
+        return sum(root.remove_stale_temporaries(f"{folder}/{name}", STALE_SECONDS, clock) for name in chosen)
+    except StorageError as error:
+        logger.warning("Leftovers of killed runs were not looked for. %s", error)
+        return 0
+
+
+def folders_to_clean(present: Collection[str], first: Collection[str], now_ms: int) -> list[str]:
+    """Return at most eight of the folders: up to four of those named first, and others, drawn anew each minute."""
+    wanted = sorted(set(first) & set(present))[: MOST_FOLDERS // 2]
+    minute = now_ms // 60_000
+    drawn = sorted(set(present) - set(wanted), key=lambda name: (zlib.crc32(f"{minute} {name}".encode()), name))
+    return wanted + drawn[: MOST_FOLDERS - len(wanted)]

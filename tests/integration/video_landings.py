@@ -1,0 +1,107 @@
+"""Words for tests of landings of videos from the emulator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from akool_dagster.api import AkoolClient, ApiKey
+from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.emulator import AkoolEmulator, EmulatedJob
+from akool_dagster.ledger import Answered, Job, JobLedger, TrackRequest
+from akool_dagster.polling import look_again_ms, run_poll_pass
+from akool_dagster.storage import StorageRoot
+from akool_dagster.videos.addresses import AddressPolicy
+from akool_dagster.videos.fetch import FetchLimits
+from akool_dagster.videos.landing import VideoLanding, VideoLandingReport
+from tests.clock import FakeClock
+from tests.scripted_api import job_id
+
+ACCOUNT = "akool"
+DAY = 86_400
+ALL_TIME = 2**62
+IDS = [job_id(number) for number in range(4)]
+JOBS = [
+    EmulatedJob(job_id=identifier, queue_polls=0, video_duration=0.5 + number / 10, has_audio=number == 1)
+    for number, identifier in enumerate(IDS)
+]
+FAILED_JOB = EmulatedJob(job_id=job_id(99), queue_polls=0, outcome="failed")
+PRIVATE_JOB = EmulatedJob(job_id=job_id(98), queue_polls=0, extra_fields={"video_url": "https://10.0.0.1/a.mp4"})
+
+
+class WallClock(SystemClock):
+    """The time of a `FakeClock`; threads really wait, and wake each other, as they do in a run."""
+
+    def __init__(self, wall: FakeClock) -> None:
+        self._wall = wall
+
+    def now_ms(self) -> int:
+        return self._wall.now_ms()
+
+    def monotonic(self) -> float:
+        return self._wall.monotonic()
+
+
+class Landing:
+    """Lands what is due of a ledger, and keeps what was said and which clients were made."""
+
+    def __init__(self, ledger: JobLedger, emulator: AkoolEmulator, clock: FakeClock, root: StorageRoot) -> None:
+        self.ledger = ledger
+        self.emulator = emulator
+        self.clock = clock
+        self.root = root
+        self.log: list[str] = []
+        self.clients: list[AkoolClient] = []
+        self.threads_clock = WallClock(clock)
+        self.before_effect: Callable[[], None] = lambda: None
+
+    def new_client(self) -> AkoolClient:
+        client = AkoolClient(ApiKey("emulator-key"), base_url=self.emulator.base_url, clock=self.clock)
+        self.clients.append(client)
+        return client
+
+    def poll(self, ids: Sequence[str] = IDS) -> None:
+        """Let the jobs be tracked and completed."""
+        self.ledger.track(ACCOUNT, [TrackRequest(job_id=identifier) for identifier in ids])
+        with self.new_client() as client:
+            run_poll_pass(self.ledger, client, ACCOUNT, clock=self.clock, deadline=Deadline(self.clock, 45))
+        self.clients.clear()
+        self.emulator.journal.clear()
+
+    def complete(self, identifier: str, url: str, lives: float = 7 * DAY) -> None:
+        """Record a job as completed with a video at a URL of the test's choice that lives so many seconds."""
+        self.ledger.track(ACCOUNT, [TrackRequest(job_id=identifier)])
+        payload = json.dumps({"_id": identifier, "status": 3, "video_url": url})
+        expires_at = self.clock.now_ms() + int(lives * 1000)
+        told = Answered(job_id=identifier, status=3, payload=payload, has_video_url=True, video_expires_at=expires_at)
+        self.ledger.record(ACCOUNT, [told], look_again_ms)
+
+    def __call__(self, start: int | None = None, end: int = ALL_TIME, **options: Any) -> VideoLandingReport:
+        landing = VideoLanding(
+            self.ledger,
+            ACCOUNT,
+            new_client=self.new_client,
+            root=self.root,
+            policy=AddressPolicy(self.emulator.base_url),
+            clock=self.threads_clock,
+            log=self.log.append,
+            before_effect=lambda: self.before_effect(),
+        )
+        run_seconds = options.pop("run_seconds", 60.0)
+        limits: dict[str, Any] = {"threads": 4, "seconds_per_file": 60.0, "max_bytes": 10_000_000, **options}
+        return landing.land(start, end, run_seconds=run_seconds, limits=FetchLimits(**limits))
+
+    @property
+    def jobs(self) -> dict[str, Job]:
+        return {job.job_id: job for job in self.ledger.iter_jobs(ACCOUNT)}
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        folder = Path(self.root.uri())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def path_of(identifier: str) -> str:
+    return f"akool/videos/2025-10-09/{identifier}.mp4"
