@@ -13,15 +13,17 @@ from typing import Any, Literal
 import pytest
 
 from akool_dagster.api import AkoolClient
-from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.clock import Deadline
 from akool_dagster.emulator import FAULT_KINDS, AkoolEmulator, EmulatedJob, Endpoint
 from akool_dagster.ledger import Job, JobLedger, TrackRequest, VideoState
 from akool_dagster.polling import run_poll_pass
 from akool_dagster.storage import StorageRoot
 from akool_dagster.tables import VIDEOS, build_table
 from akool_dagster.videos.addresses import AddressPolicy
+from akool_dagster.videos.fetch import FetchLimits
 from akool_dagster.videos.landing import VideoLanding, VideoLandingReport
 from tests.clock import FakeClock
+from tests.integration.video_landings import WallClock
 from tests.scripted_api import job_id
 from tests.ticks import ACCOUNT, jobs, new_client
 
@@ -73,19 +75,6 @@ EXPECTED = {
 KINDS = [name for name, kind in FAULT_KINDS.items() if Endpoint.CDN in kind.allowed]
 
 
-class WallClock(SystemClock):
-    """The time of a `FakeClock`, which the emulator's waits move; threads really wait for each other, as in a run."""
-
-    def __init__(self, time: FakeClock) -> None:
-        self._time = time
-
-    def now_ms(self) -> int:
-        return self._time.now_ms()
-
-    def monotonic(self) -> float:
-        return self._time.monotonic()
-
-
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
@@ -129,9 +118,8 @@ class Landing:
             before_effect=lambda: None,
         )
         # One at a time: a drip moves the clock, and with it the deadline of whatever is under way.
-        report = landing.land(
-            None, 2**62, threads=1, run_seconds=600, seconds_per_file=seconds_per_file, max_bytes=MOST_BYTES
-        )
+        limits = FetchLimits(threads=1, seconds_per_file=seconds_per_file, max_bytes=MOST_BYTES)
+        report = landing.land(None, 2**62, run_seconds=600, limits=limits)
         assert not any(thread.name.startswith("akool-video") for thread in threading.enumerate())
         return report
 
