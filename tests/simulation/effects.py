@@ -121,9 +121,9 @@ def tap(patch: pytest.MonkeyPatch, effects: Effects) -> None:
     write = Database.write
 
     @contextmanager
-    def tapped_write(self: Database) -> Iterator[sa.Connection]:
+    def tapped_write(self: Database, **options: Any) -> Iterator[sa.Connection]:
         effects.reach("before ledger write")
-        with write(self) as connection:
+        with write(self, **options) as connection:
             yield connection
         effects.reach("after ledger write")
 
