@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -27,14 +28,19 @@ class Driver:
 
     package: str
     """What ``pip install`` takes."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the file system."""
     upload: Mapping[str, Any] = field(default_factory=dict)
     """Options of ``put_file``."""
     conditional: bool = False
     """Whether ``put_file`` passes ``IfMatch`` and ``IfNoneMatch`` on (s3fs: to a single PUT, not to parts)."""
 
 
-# One part at a time: when one of several fails, s3fs aborts the upload while the others still arrive, and those stay.
-S3 = Driver(package="akool-dagster[s3]", upload={"chunksize": PART_BYTES, "max_concurrency": 1}, conditional=True)
+# One request at a time for each file. Of several parts one may fail, and s3fs aborts the upload while the others
+# still arrive, which then stay; of several ranges that are read, some may be of an object that replaced the first.
+S3 = Driver(
+    package="akool-dagster[s3]", options={"max_concurrency": 1}, upload={"chunksize": PART_BYTES}, conditional=True
+)
 GOOGLE = Driver(package="gcsfs", upload={"chunksize": PART_BYTES})
 AZURE = Driver(package="adlfs", upload={"overwrite": True, "max_concurrency": 1})
 #: By protocol. Any other file system gets the file under a hidden name first: fsspec's generic ``put_file`` writes
@@ -63,10 +69,10 @@ def open_file_system(url: str) -> tuple[Any, str]:
     The instance is nobody else's: fsspec's cached ones keep the credentials, the endpoint and the listings that
     they saw first. Raises `ImportError`, naming what to install, and `ValueError` for a protocol nobody knows.
     """
+    driver = DRIVERS.get(url.partition("://")[0])
     try:
-        file_system, base = url_to_fs(url, skip_instance_cache=True)
+        file_system, base = url_to_fs(url, skip_instance_cache=True, **(driver.options if driver else {}))
     except ImportError as error:
-        driver = DRIVERS.get(url.partition("://")[0])
         raise ImportError(f"pip install '{driver.package}'" if driver else str(error)) from None
     return file_system, base.rstrip("/")
 
@@ -86,7 +92,7 @@ class ObjectStore:
         self._files.invalidate_cache(key.rpartition("/")[0])
         try:
             # Not ``exists``: fsspec's own takes every error, an outage too, for a "no".
-            info = self._files.info(key)
+            info = _alone(self._files.info, key)
         except (FileNotFoundError, NotADirectoryError) as error:
             _refuse_missing_bucket(error)
             return NOTHING
@@ -95,7 +101,7 @@ class ObjectStore:
     def read(self, key: str) -> bytes | None:
         """Return a file's content, or None when there is none."""
         try:
-            return cast(bytes, self._files.cat_file(key))
+            return cast(bytes, _alone(self._files.cat_file, key))
         except (FileNotFoundError, NotADirectoryError) as error:
             _refuse_missing_bucket(error)
             return None
@@ -143,20 +149,20 @@ class ObjectStore:
         try:
             self._put(source, hidden, size, {})
             self._verify(hidden, size)
-            self._files.mv(hidden, key)
+            _alone(self._files.mv, hidden, key)
         except BaseException:
             with suppress(Exception):
-                self._files.rm_file(hidden)
+                _alone(self._files.rm_file, hidden)
             raise
 
     def _put(self, source: Path, key: str, size: int, options: Mapping[str, Any]) -> None:
         if not isinstance(self._files, AsyncFileSystem):
-            self._files.put_file(str(source), key, **options)
+            _alone(self._files.put_file, str(source), key, **options)
             return
         # ``put_file`` itself waits for ever for a store that takes a connection and then reads or answers nothing.
         seconds = UPLOAD_SECONDS + size / LEAST_BYTES_PER_SECOND
         try:
-            sync(self._files.loop, self._files._put_file, str(source), key, timeout=seconds, **options)
+            _alone(sync, self._files.loop, self._files._put_file, str(source), key, timeout=seconds, **options)
         except FSTimeoutError:
             raise OSError(f"the storage did not take {size} bytes within {seconds:.0f} s") from None
 
@@ -164,6 +170,15 @@ class ObjectStore:
         there = self.find(key).size
         if there != size:
             raise OSError(f"{there or 0} bytes are there after an upload of {size}")
+
+
+def _alone(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a driver without the caller's context variables.
+
+    Its connections outlive the call and keep those; in a Dagster step they hold the step, and with it, when it has
+    failed, the abandoned generator that has the lease.
+    """
+    return Context().run(call, *args, **options)
 
 
 def _s3_code(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import base64
 import re
 import socket
 import struct
+import sys
 import threading
 import urllib.parse
 import uuid
@@ -179,6 +180,7 @@ class ObjectStore:
         self.backend = backend
         self.bucket = f"bucket-{uuid.uuid4().hex}"
         self.seen: list[Exchange] = []
+        self.errors: list[BaseException | None] = []
         self._rules: list[_Rule] = []
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -196,6 +198,7 @@ class ObjectStore:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        assert not self.errors, [repr(error) for error in self.errors]
         S3FileSystem.clear_instance_cache()  # fsspec keeps clients, and with them this endpoint
 
     @property
@@ -303,7 +306,10 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that go away are what some tests are about."""
+        """Keep what went wrong here for the end of the test."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError):  # clients that go away are what some tests are about
+            self.owner.errors.append(error)
 
 
 class _Handler(BaseHTTPRequestHandler):
