@@ -33,7 +33,7 @@ class Driver:
     upload: Mapping[str, Any] = field(default_factory=dict)
     """Options of ``put_file``."""
     conditional: bool = False
-    """Whether ``put_file`` passes ``IfMatch`` and ``IfNoneMatch`` on (s3fs: to a single PUT, not to parts)."""
+    """Whether ``put_file`` passes ``IfMatch`` and ``IfNoneMatch`` on."""
 
 
 # One request at a time for each file. Of several parts one may fail, and s3fs aborts the upload while the others
@@ -139,9 +139,10 @@ class ObjectStore:
     def _condition(self, replacing: Found | None, size: int) -> dict[str, Any]:
         if replacing is None or self._driver is None or not self._driver.conditional:
             return {}
+        whole = {"chunksize": max(size, PART_BYTES)}  # one PUT, of whatever size: s3fs drops a condition on parts
         if replacing.size is None:
-            return {"IfNoneMatch": "*", "chunksize": max(size, PART_BYTES)}
-        return {"IfMatch": replacing.etag, "chunksize": max(size, PART_BYTES)} if replacing.etag else {}
+            return {"IfNoneMatch": "*", **whole}
+        return {"IfMatch": replacing.etag, **whole} if replacing.etag else {}
 
     def _upload_hidden(self, source: Path, key: str, size: int) -> None:
         folder, _, name = key.rpartition("/")

@@ -76,7 +76,7 @@ def fetch_videos(
     ``refresh_url(job_id)`` asks Akool for the row again; it is called from the workers, one at a time, once for
     a video whose URL is over, and returns the URL to try or None.
     After the time budget nothing new is started; a file has ``seconds_per_file`` (its upload excepted) of its
-    own. Memory: about 2 MiB a thread, whatever the files' sizes and number.
+    own. Memory: about 2 MiB a thread (during an upload, two of its parts), whatever the files' sizes and number.
 
     One video's failure is an outcome. `StorageError`, which would hit all of them, and whatever the callbacks
     raise end the fetch: the running downloads are interrupted, their temporary files removed.
