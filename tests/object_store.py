@@ -303,6 +303,7 @@ class _Connection(HTTPConnection):
 class _Server(ThreadingHTTPServer):
     owner: ObjectStore
     daemon_threads = True
+    request_queue_size = 128  # the default of five drops connections of eight threads on a busy machine
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
