@@ -9,10 +9,11 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
+from akool_dagster.object_storage import NOTHING
 from akool_dagster.ownership import (
     FIRST_LANDING_METADATA,
     LEDGER_METADATA,
@@ -43,6 +44,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         description="Absolute path or fsspec URL (s3://bucket/folder) of the folder that everything is stored in."
     )
 
+    _root: StorageRoot | None = PrivateAttr(default=None)  # one for a run: a remote driver's client is slow to make
+
     def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame | pa.Table | None) -> None:
         """Write one asset or one partition of it; adds path, rows and bytes to the materialisation's metadata."""
         if obj is None:
@@ -63,7 +66,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         return table.to_pandas(types_mapper=pd.ArrowDtype)
 
     def _write(self, context: dg.OutputContext, obj: pd.DataFrame | pa.Table) -> None:
-        root = StorageRoot(self.storage_root)
+        root = self._open()
         relative = _relative_path(
             context.asset_key, context.asset_partition_key if context.has_asset_partitions else None
         )
@@ -81,7 +84,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             except pa.ArrowException as error:
                 raise StorageError(f"Cannot write {root.uri(relative)}: {error}") from error
             size = file.stat().st_size
-            if stamp and root.exists(relative):
+            found = root.look(relative) if stamp else None
+            if found is not None and found != NOTHING:
                 # Right before the rename, so that a run that was stopped in between does not put old rows back.
                 refuse_going_back(
                     landed_file(root, relative),
@@ -89,17 +93,17 @@ class ParquetIOManager(dg.ConfigurableIOManager):
                     int(stamp[REVISION_METADATA]),
                     table.column("_id").to_pylist(),
                 )
-            root.publish(file, relative)
+            root.publish(file, relative, replacing=found)
         rows = {"dagster/partition_row_count" if context.has_asset_partitions else "dagster/row_count": table.num_rows}
         context.add_output_metadata({"dagster/uri": root.uri(relative), "akool/file_bytes": size, **rows})
 
     def _read(self, context: dg.InputContext) -> pa.Table:
-        root = StorageRoot(self.storage_root)
+        root = self._open()
         if not context.has_asset_partitions:
             return read_parquet(root, _relative_path(context.asset_key, None))
         keys = list(context.asset_partition_keys)
         paths = [_relative_path(context.asset_key, key) for key in keys]
-        tables = [read_parquet(root, path) for path in paths if root.exists(path)]
+        tables = [_parquet(root, path, content) for path in paths if (content := root.read_if_there(path)) is not None]
         if tables:
             return pa.concat_tables(
                 [table.replace_schema_metadata(None) for table in tables], promote_options="default"
@@ -113,6 +117,11 @@ class ParquetIOManager(dg.ConfigurableIOManager):
                 + f": there is no {root.uri(paths[0]) if paths else 'partition'}. Materialize it first."
             )
         return schema.empty_table()
+
+    def _open(self) -> StorageRoot:
+        if self._root is None:
+            self._root = StorageRoot(self.storage_root)
+        return self._root
 
 
 def landed_file(root: StorageRoot, relative: str) -> LandedFile:
@@ -130,13 +139,16 @@ def landed_file(root: StorageRoot, relative: str) -> LandedFile:
 
 def read_parquet(root: StorageRoot, relative: str, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file of the storage root. Raises `StorageError` when it is missing or no Parquet file."""
-    with root.open_read(relative) as file:
-        try:
-            return pq.ParquetFile(file).read(columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            raise StorageError(
-                f"{root.uri(relative)} cannot be read as Parquet: {error}. Move it away and materialize the partition."
-            ) from error
+    return _parquet(root, relative, root.read_bytes(relative), columns)
+
+
+def _parquet(root: StorageRoot, relative: str, content: bytes, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.ParquetFile(pa.BufferReader(content)).read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(
+            f"{root.uri(relative)} cannot be read as Parquet: {error}. Move it away and materialize the partition."
+        ) from error
 
 
 def _relative_path(key: dg.AssetKey, partition_key: str | None) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from akool_dagster.errors import AkoolDagsterError
+from akool_dagster.object_storage import NOTHING
 from akool_dagster.storage import StorageRoot
 
 MARKER = "ledger.json"
@@ -41,7 +42,8 @@ def ensure_owner(root: StorageRoot, folder: str, ledger_id: str, *, first: bool)
     gone, and what is written now would vanish. Raises `StorageError` when the root cannot be read or written.
     """
     marker = f"{folder}/{MARKER}"
-    if not root.exists(marker):
+    content = root.read_if_there(marker)
+    if content is None:
         if not first:
             raise OwnershipError(
                 f"There is no {root.uri(marker)}, though ledger {ledger_id} has landed here before: is the storage "
@@ -50,10 +52,10 @@ def ensure_owner(root: StorageRoot, folder: str, ledger_id: str, *, first: bool)
             )
         with root.temporary(marker) as file:
             file.write_text(json.dumps({"ledger": ledger_id}))
-            root.publish(file, marker)
+            root.publish(file, marker, replacing=NOTHING)
         return
     try:
-        owner = json.loads(root.read_bytes(marker))["ledger"]
+        owner = json.loads(content)["ledger"]
     except (ValueError, KeyError, TypeError):
         raise OwnershipError(
             f'{root.uri(marker)} cannot be read. It should hold {{"ledger": "<id>"}}; restore it from a backup.'

@@ -11,21 +11,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, cast
+from typing import BinaryIO, NoReturn, cast
 
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from akool_dagster.clock import Clock
 from akool_dagster.errors import AkoolDagsterError
+from akool_dagster.object_storage import NOTHING, PARTIAL_SUFFIX, Found, ObjectStore, open_file_system
 
 PART = re.compile(r"[A-Za-z0-9._:=-]+")
-PARTIAL_SUFFIX = ".partial"
 REMOTE_PARTIAL_PREFIX = ".akool-dagster."
-
-#: fsspec protocols whose ``put_file`` shows an object only once all of it has arrived. Any other file system
-#: gets the file under a hidden name first, because fsspec's generic ``put_file`` writes in place.
-WHOLE_OBJECT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci"})
 
 #: What a disk, and no network, answers.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES})
@@ -80,17 +75,18 @@ class StorageRoot:
         """Take an absolute local path or an fsspec URL (``s3://…``, ``memory://…``, ``file://…``).
 
         Nothing is read or made yet. Raises `StorageError` for a relative path, naming the absolute form, and
-        for a URL whose fsspec driver is not installed.
+        for a URL whose fsspec driver is not installed, naming the package. Credentials and endpoint of a remote
+        root are the driver's business, which takes them from the environment.
         """
         self.files = files or OsFiles()
         self._display = _without_credentials(url)
         _refuse_relative_root(url)
         try:
-            self._remote, base = url_to_fs(url)
+            file_system, self._base = open_file_system(url)
         except (ImportError, ValueError) as error:
             raise StorageError(f"No driver for the storage root {self._display}: {_cause(error)}") from None
-        self.is_local = isinstance(self._remote, LocalFileSystem)
-        self._base = base.rstrip("/")
+        self._remote = ObjectStore(file_system)
+        self.is_local = isinstance(file_system, LocalFileSystem)
         if self.is_local:
             self._display = self._base or "/"
 
@@ -117,31 +113,44 @@ class StorageRoot:
 
     def exists(self, relative: str) -> bool:
         """Return whether something is there. An unreachable storage is an error, never a "no"."""
-        return self._size(relative) is not None
+        return self.look(relative) != NOTHING
 
     def size(self, relative: str) -> int:
         """Return a file's size in bytes. Raises `StorageError` when there is none."""
-        size = self._size(relative)
+        size = self.look(relative).size
         if size is None:
             raise StorageError(f"There is no file at {self.uri(relative)}.")
         return size
 
-    def open_read(self, relative: str) -> BinaryIO:
-        """Open a file for reading; the caller closes it."""
+    def look(self, relative: str) -> Found:
+        """Return what is there now, for `publish` to replace that and nothing newer."""
         try:
-            if self.is_local:
-                return self.files.open(self._local(relative), "rb")
-            return cast(BinaryIO, self._remote.open(self._key(relative), "rb"))
+            if not self.is_local:
+                return self._remote.find(self._key(relative))
+            return Found(size=self._local(relative).stat().st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            return NOTHING
+        except Exception as error:
+            self._fail("look at", relative, error)
+
+    def read_if_there(self, relative: str) -> bytes | None:
+        """Return the whole content of a file, or None when there is none: one request to a remote root."""
+        try:
+            if not self.is_local:
+                return self._remote.read(self._key(relative))
+            with self.files.open(self._local(relative), "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except Exception as error:
             self._fail("read", relative, error)
 
     def read_bytes(self, relative: str) -> bytes:
-        """Return the whole content of a file."""
-        with self.open_read(relative) as file:
-            try:
-                return file.read()
-            except Exception as error:
-                self._fail("read", relative, error)
+        """Return the whole content of a file. Raises `StorageError` when there is none."""
+        content = self.read_if_there(relative)
+        if content is None:
+            raise StorageError(f"There is no file at {self.uri(relative)}.")
+        return content
 
     @contextmanager
     def temporary(self, relative: str) -> Iterator[Path]:
@@ -172,17 +181,18 @@ class StorageRoot:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
 
-    def publish(self, local_file: Path, relative: str) -> None:
+    def publish(self, local_file: Path, relative: str, *, replacing: Found | None = None) -> None:
         """Show a finished file at ``relative``, whole and durable or not at all, replacing what is there.
 
         For a local root ``local_file`` must come from `temporary` of the same ``relative`` and is moved; else
-        it is uploaded and stays.
+        it is uploaded and stays. ``replacing`` is what a `look` found: where the storage can (S3), the file is
+        refused when something else is there by now, as after a write that took longer than its lease.
         """
         try:
             if self.is_local:
                 self._publish_locally(local_file, self._local(relative))
             else:
-                self._upload(local_file, self._key(relative))
+                self._remote.upload(local_file, self._key(relative), replacing)
         except Exception as error:
             self._fail("write", relative, error)
 
@@ -220,20 +230,6 @@ class StorageRoot:
             self._fail("clean", relative_dir, error)
         return removed
 
-    def _size(self, relative: str) -> int | None:
-        try:
-            if self.is_local:
-                return self._local(relative).stat().st_size
-            key = self._key(relative)
-            # Drivers answer from a listing cache that knows nothing of what other processes wrote.
-            self._remote.invalidate_cache(key.rpartition("/")[0])
-            # Not ``exists``: fsspec's own takes every error, an outage too, for a "no".
-            return int(self._remote.info(key)["size"] or 0)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except Exception as error:
-            self._fail("look at", relative, error)
-
     def _local(self, relative: str) -> Path:
         return Path(self._base or "/", _checked(relative))
 
@@ -261,22 +257,6 @@ class StorageRoot:
             # Some network file systems cannot sync a directory, and say so.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
-
-    def _upload(self, source: Path, key: str) -> None:
-        protocol = self._remote.protocol
-        names = {protocol} if isinstance(protocol, str) else set(protocol)
-        if names & WHOLE_OBJECT_PROTOCOLS:
-            self._remote.put_file(str(source), key)
-            return
-        folder, _, name = key.rpartition("/")
-        hidden = f"{folder}/.{name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
-        try:
-            self._remote.put_file(str(source), hidden)
-            self._remote.mv(hidden, key)
-        except BaseException:
-            with suppress(Exception):
-                self._remote.rm_file(hidden)
-            raise
 
     def _fail(self, action: str, relative: str, error: Exception) -> NoReturn:
         if isinstance(error, StorageError):
@@ -316,6 +296,6 @@ def _without_credentials(text: str) -> str:
     return re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1", re.sub(r"://[^/\s]*@", "://", text))
 
 
-def _cause(error: Any) -> str:
+def _cause(error: Exception) -> str:
     detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return _without_credentials(detail) or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from akool_dagster import AkoolResource, JobLedger, JobLedgerResource, TrackRequest, build_akool_definitions
 from akool_dagster.emulator import AkoolEmulator, EmulatedJob
@@ -156,3 +158,9 @@ def failure_of(result: dg.ExecuteInProcessResult) -> str:
         failure, error = getattr(data, "user_failure_data", None), getattr(data, "error", None)
         texts += [getattr(failure, "description", None) or "", getattr(error, "message", None) or ""]
     return " ".join(texts)
+
+
+def free_abandoned_generators(caplog: pytest.LogCaptureFixture) -> None:
+    """Do what the end of a run's process does: log records hold the errors, and those the abandoned generators."""
+    caplog.clear()
+    gc.collect()

@@ -93,7 +93,7 @@ def fetch_videos(
     be those served. ``refresh(job_id, url, deadline)`` asks Akool for the row again, once for a video whose URL is
     over; ``before_publish`` runs right before a file is shown. Both are called from the workers.
     After the time budget nothing new is started. A download that stalls or takes too long is interrupted.
-    Memory: about 2 MiB a thread, whatever the files' sizes and number.
+    Memory: about 2 MiB a thread (during an upload, two of its parts), whatever the files' sizes and number.
 
     One video's failure is an outcome. When the disk is full nothing new is started, what runs is finished, and
     `StorageFullError` raised; a video too large for what is free is passed over, and the same raised in the end.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import time
 
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from akool_dagster.ledger import leases
-from tests.deployment import Deployment, emulated, failure_of, object_id
+from tests.deployment import Deployment, emulated, failure_of, free_abandoned_generators, object_id
 
 DAY_SECONDS = 86_400
 
@@ -25,12 +24,6 @@ def landed(deployment: Deployment) -> tuple[Deployment, str, str]:
     deployment.track(job_id)
     deployment.settle()
     return deployment, job_id, time.strftime("%Y-%m-%d", time.gmtime(second))
-
-
-def free_abandoned_generators(caplog: pytest.LogCaptureFixture) -> None:
-    """Do what the end of a run's process does: log records hold the errors, and those the abandoned generators."""
-    caplog.clear()
-    gc.collect()
 
 
 def test_another_ledger_does_not_write_into_the_storage_root(landed: tuple[Deployment, str, str]) -> None:

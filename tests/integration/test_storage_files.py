@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,13 +14,24 @@ from fsspec.implementations.memory import MemoryFileSystem
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot
 from tests.clock import FakeClock
 
+pytest_plugins = ["tests.integration.object_stores"]
+
 RELATIVE = "akool/results/2025-10-09.parquet"
 
 
-@pytest.fixture(params=["local", "file", "memory"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> StorageRoot:
-    urls = {"local": str(tmp_path / "root"), "file": f"file://{tmp_path}/root", "memory": f"memory:/{tmp_path}"}
-    return StorageRoot(urls[request.param])
+@pytest.fixture(params=["local", "file", "memory", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give an empty storage root of every kind."""
+    if request.param == "s3":
+        return str(request.getfixturevalue("object_store").url)
+    return {"local": str(tmp_path / "root"), "file": f"file://{tmp_path}/root", "memory": f"memory:/{tmp_path}"}[
+        request.param
+    ]
+
+
+@pytest.fixture
+def root(url: str) -> StorageRoot:
+    return StorageRoot(url)
 
 
 @pytest.fixture(autouse=True)
@@ -46,20 +57,54 @@ def test_a_published_file_reads_back(root: StorageRoot) -> None:
     put(root, b"content")
     assert root.exists(RELATIVE)
     assert root.size(RELATIVE) == 7
-    assert root.read_bytes(RELATIVE) == b"content"
-    with root.open_read(RELATIVE) as file:
-        assert file.read(3) == b"con"
+    assert root.read_if_there(RELATIVE) == root.read_bytes(RELATIVE) == b"content"
 
 
-def test_publishing_again_replaces_the_file(root: StorageRoot) -> None:
-    put(root, b"old and longer")
-    put(root, b"new")
-    assert root.read_bytes(RELATIVE) == b"new"
+@pytest.mark.parametrize("sizes", [(14, 3), (3, 14), (0, 3), (3, 0), (17 * 2**20, 3), (3, 17 * 2**20)], ids=str)
+def test_publishing_again_replaces_the_file(sizes: tuple[int, int], root: StorageRoot) -> None:
+    old, new = (os.urandom(size) for size in sizes)
+    put(root, old)
+    put(root, new)
+    assert root.size(RELATIVE) == len(new)
+    assert root.read_bytes(RELATIVE) == new
+
+
+def test_what_was_looked_at_is_replaced(root: StorageRoot) -> None:
+    for content in (b"first", b"second"):
+        with root.temporary(RELATIVE) as path:
+            path.write_bytes(content)
+            root.publish(path, RELATIVE, replacing=root.look(RELATIVE))
+        assert root.read_bytes(RELATIVE) == content
+
+
+def test_what_another_process_publishes_is_seen_at_once(url: str) -> None:
+    ours, theirs = StorageRoot(url), StorageRoot(url)
+    assert not ours.exists(RELATIVE)
+    for content in (b"first", b"second, longer"):
+        put(theirs, content)
+        assert ours.size(RELATIVE) == len(content)
+        assert ours.read_bytes(RELATIVE) == content
+
+
+@pytest.mark.parametrize("relative", ["../x", "a/../../x", "/x", "a//b", ""])
+def test_no_path_leads_out_of_the_root(relative: str, root: StorageRoot, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+    attempts: list[Callable[[], object]] = [
+        lambda: root.exists(relative),
+        lambda: root.read_bytes(relative),
+        lambda: root.publish(file, relative),
+        lambda: root.temporary(relative).__enter__(),
+    ]
+    for attempt in attempts:
+        with pytest.raises(StorageError, match="not a path below the storage root"):
+            attempt()
 
 
 def test_a_file_that_is_not_there_is_not_there(root: StorageRoot) -> None:
     assert not root.exists(RELATIVE)
-    for read in (root.size, root.read_bytes, root.open_read):
+    assert root.read_if_there(RELATIVE) is None
+    for read in (root.size, root.read_bytes):
         with pytest.raises(StorageError, match=r"2025-10-09\.parquet"):
             read(RELATIVE)
 
