@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import dagster as dg
@@ -13,11 +13,11 @@ from pydantic import Field
 
 from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
+from akool_dagster.landed_files import landed_file, read_parquet
 from akool_dagster.ownership import (
     FIRST_LANDING_METADATA,
     LEDGER_METADATA,
     REVISION_METADATA,
-    LandedFile,
     ensure_owner,
     refuse_going_back,
 )
@@ -69,10 +69,12 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         )
         table = _arrow_table(obj, _own_schema(context.definition_metadata))
         stamp = _stamp(context.output_metadata)
+        adopted: Collection[str] = ()
         if stamp:
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), **stamp})
             first = FIRST_LANDING_METADATA in context.output_metadata
-            ensure_owner(root, "/".join(context.asset_key.path[:-1]), stamp[LEDGER_METADATA], first=first)
+            folder = "/".join(context.asset_key.path[:-1])
+            adopted = ensure_owner(root, folder, stamp[LEDGER_METADATA], first=first).adopted
         if "/" in relative:
             root.remove_stale_temporaries(relative.rpartition("/")[0], STALE_SECONDS, SystemClock())
         with root.temporary(relative) as file:
@@ -88,6 +90,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
                     stamp[LEDGER_METADATA],
                     int(stamp[REVISION_METADATA]),
                     table.column("_id").to_pylist(),
+                    adopted=adopted,
                 )
             root.publish(file, relative)
         rows = {"dagster/partition_row_count" if context.has_asset_partitions else "dagster/row_count": table.num_rows}
@@ -113,30 +116,6 @@ class ParquetIOManager(dg.ConfigurableIOManager):
                 + f": there is no {root.uri(paths[0]) if paths else 'partition'}. Materialize it first."
             )
         return schema.empty_table()
-
-
-def landed_file(root: StorageRoot, relative: str) -> LandedFile:
-    """Return what a Parquet file of ours says of itself. Raises `StorageError` when it is not readable."""
-    table = read_parquet(root, relative, columns=["_id"])
-    metadata = table.schema.metadata or {}
-    ledger_id = metadata.get(LEDGER_METADATA.encode())
-    return LandedFile(
-        uri=root.uri(relative),
-        ledger_id=None if ledger_id is None else ledger_id.decode(),
-        revision=int(metadata.get(REVISION_METADATA.encode(), b"0")),
-        job_ids=table.column("_id").to_pylist(),
-    )
-
-
-def read_parquet(root: StorageRoot, relative: str, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file of the storage root. Raises `StorageError` when it is missing or no Parquet file."""
-    with root.open_read(relative) as file:
-        try:
-            return pq.ParquetFile(file).read(columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            raise StorageError(
-                f"{root.uri(relative)} cannot be read as Parquet: {error}. Move it away and materialize the partition."
-            ) from error
 
 
 def _relative_path(key: dg.AssetKey, partition_key: str | None) -> str:

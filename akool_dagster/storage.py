@@ -115,6 +115,22 @@ class StorageRoot:
             except Exception as error:
                 self._fail("read", relative, error)
 
+    def list_files(self, relative_dir: str) -> list[str]:
+        """Return the names of the files in one folder, sorted. A folder that is not there has none."""
+        try:
+            if self.is_local:
+                with os.scandir(self._local(relative_dir)) as entries:
+                    return sorted(entry.name for entry in entries if entry.is_file())
+            key = self._key(relative_dir)
+            self._remote.invalidate_cache(key)
+            found = [entry["name"] for entry in self._remote.ls(key, detail=True) if entry["type"] == "file"]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except Exception as error:
+            self._fail("list", relative_dir, error)
+        # An object store may have an object named like the folder itself, with a slash at its end.
+        return sorted(name.rpartition("/")[2] for name in found if not name.endswith("/"))
+
     @contextmanager
     def temporary(self, relative: str) -> Iterator[Path]:
         """Give a local path to write the future ``relative`` to; `publish` it before the block ends.
