@@ -104,21 +104,12 @@ def brought_up(known: Job, found: FoundJob) -> Job:
 
     Labels of both are kept; where they differ, those of the newer state win.
     """
-    told = found.job
+    told, newer = found.job, found.revision > known.revision
     ours, theirs = json.loads(known.labels), json.loads(told.labels)
-    labels = ours | theirs if found.revision > known.revision else theirs | ours
+    labels = ours | theirs if newer else theirs | ours
     after = known if labels == ours else replace(known, labels=json_text(labels))
     if known.state not in FINAL_STATES:
-        seen = {
-            name: getattr(told, name)
-            for name in ("queueing_seen_at", "processing_seen_at")
-            if getattr(known, name) is None
-        }
-        after = replace(after, **seen)
-        if told.state in FINAL_STATES:
-            forward = {name: getattr(told, name) for name in (*_ENDED, *_VIDEO)}
-            after = replace(after, **forward, misses=0, first_missed_at=None, last_code=None, last_error=None)
-        return after
+        return _unsettled_brought_up(after, told, newer)
     if told.state != known.state:
         return after
     if known.payload is None:
@@ -126,6 +117,16 @@ def brought_up(known: Job, found: FoundJob) -> Job:
     if _video_moves_forward(known, told):
         after = replace(after, **{name: getattr(told, name) for name in _VIDEO})
     return after
+
+
+def _unsettled_brought_up(known: Job, told: Job, newer: bool) -> Job:
+    if told.state in FINAL_STATES:
+        forward = {name: getattr(told, name) for name in (*_ENDED, *_VIDEO)}
+        known = replace(known, **forward, misses=0, first_missed_at=None, last_code=None, last_error=None)
+    elif newer and told.status is not None:
+        known = replace(known, status=told.status)
+    seen = {name: getattr(told, name) for name in ("queueing_seen_at", "processing_seen_at")}
+    return replace(known, **{name: at for name, at in seen.items() if getattr(known, name) is None})
 
 
 def _video_moves_forward(known: Job, told: Job) -> bool:

@@ -50,7 +50,8 @@ class _Landed:
 
     def rows(self, ids: Sequence[str]) -> dict[str, Values]:
         there = [job_id for job_id in ids if job_id in self.index]
-        return dict(zip(there, self.table.take([self.index[job_id] for job_id in there]).to_pylist(), strict=True))
+        picked = pa.array([self.index[job_id] for job_id in there], pa.int64())
+        return dict(zip(there, self.table.take(picked).to_pylist(), strict=True))
 
 
 class _Restoration:
@@ -153,7 +154,7 @@ class _Restoration:
         # What the ledger knew already keeps its old revision, which the files may be above.
         facts = self._ledger.inspection(self._account).partition(start, end)
         above = max(table.file.revision for table in landed.values())
-        if any(table.file.revision > revision_of(facts, name) for name, table in landed.items()):
+        if facts.states and any(table.file.revision > revision_of(facts, name) for name, table in landed.items()):
             self._ledger.landings(self._account).land_anew(start, end, above=above)
 
 

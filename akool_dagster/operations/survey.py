@@ -84,7 +84,7 @@ def survey(ledger: JobLedger, root: StorageRoot, account: str) -> Survey:
                         for job_id in landed.job_ids
                         if job_id in facts.states and not _shows(file.table, facts.states[job_id])
                     ),
-                    is_newer=landed.revision > revision_of(facts, file.table),
+                    is_newer=bool(landed.job_ids or facts.states) and landed.revision > revision_of(facts, file.table),
                 )
             )
     return Survey(mark=mark, unreadable_mark=unreadable_mark, files=surveyed, unreadable=unreadable)
