@@ -107,7 +107,9 @@ def _echo_restore(report: RestoreReport, account: str) -> None:
     else:
         click.echo(f"The ledger counts on from revision {report.revision}.")
     if report.adoption is not None:
-        click.echo(f"The storage root is not this ledger's yet: {report.adoption}. {ledger_command('adopt', account)}")
+        click.echo(
+            f"The storage root is not this ledger's yet: {report.adoption}. Next: {ledger_command('adopt', account)}"
+        )
 
 
 @ledger_group.command("adopt")
