@@ -11,7 +11,7 @@ import pytest
 from akool_dagster import TABLES, JobLedger
 from akool_dagster.api.models import ResultRow
 from akool_dagster.ledger import Answered, Missed, Unreadable
-from akool_dagster.ledger.records import VideoFailure
+from akool_dagster.ledger.records import KnownLanding, VideoFailure
 from akool_dagster.ledger.restoring import Outcome
 from akool_dagster.ledger.schema import VERSION_TABLE
 from akool_dagster.operations.adopt import adopt, plan_adoption
@@ -213,11 +213,7 @@ def test_videos_close_to_the_end_of_their_url_are_told_with_their_error(
 ) -> None:
     settle(ledger)
     ledger.fail_video(ACCOUNT, VideoFailure(job_id=C, error="the host is down", next_at=NOW + HOUR))
-    execute(
-        ledger_url,
-        "INSERT INTO akool_landings (account, kind, partition_key, revision, checked_at) "
-        f"VALUES ('{ACCOUNT}', 'videos', '{OLD_DAY}', NULL, 0)",
-    )
+    ledger.landings(ACCOUNT).remember({("videos", OLD_DAY): KnownLanding(revision=None, checked_at=0)})
     found = problems(checked(ledger_url, root, clock))
     assert C in found["videos"]
     assert "the host is down" in found["videos"]
