@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from akool_dagster.clock import Clock
-from akool_dagster.ledger import Counts, JobLedger, LedgerError, LedgerMissingError, LedgerUnavailableError, VideoState
+from akool_dagster.ledger import (
+    Counts,
+    JobLedger,
+    LedgerError,
+    LedgerMissingError,
+    LedgerSchemaError,
+    LedgerUnavailableError,
+    VideoState,
+)
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.inspection import damage, schema_differences
 from akool_dagster.ledger.schema import SCHEMA_VERSION
@@ -47,23 +55,28 @@ def check(url: str, root: StorageRoot, account: str, *, clock: Clock, files: boo
     Raises `LedgerUrlError` for a URL that is none; whatever else is wrong is a finding.
     """
     database = Database(url)
+    schema: str | None = None
+    findings: list[Finding] = []
     try:
-        shown, schema, findings = database.shown, None, []
-        try:
-            schema = database.version()
-            findings = list(_database_findings(database, schema))
-        except LedgerError as error:
-            findings = [_unusable(error)]
+        schema, findings = _look_at(database)
+        if not any(finding.about == "schema" for finding in findings):
+            with JobLedger.open(url, clock=clock) as ledger:
+                return _check_open(ledger, root, account, clock, files, schema, findings)
+    except LedgerError as error:
+        findings = [*findings, _unusable(error)]
     finally:
         database.close()
-    if any(finding.about == "schema" for finding in findings) or schema != SCHEMA_VERSION:
-        return CheckReport(ledger=shown, storage=root.uri(), account=account, findings=findings, schema=schema)
+    return CheckReport(ledger=database.shown, storage=root.uri(), account=account, findings=findings, schema=schema)
+
+
+def _look_at(database: Database) -> tuple[str | None, list[Finding]]:
+    """Return the schema's version and what is wrong with the database itself. Raises `LedgerError`s as they come."""
     try:
-        with JobLedger.open(url, clock=clock) as ledger:
-            return _check_open(ledger, root, account, clock, files, schema, findings)
-    except LedgerError as error:
-        findings.append(_unusable(error))
-        return CheckReport(ledger=shown, storage=root.uri(), account=account, findings=findings, schema=schema)
+        database.require()  # before anything else: connecting to a SQLite file makes it
+    except LedgerSchemaError as error:
+        found = Finding(about="schema", what=str(error), todo="Do as it says; nothing else was checked.")
+        return database.version(), [found]
+    return SCHEMA_VERSION, list(_database_findings(database))
 
 
 def _check_open(
@@ -122,20 +135,12 @@ def _unusable(error: LedgerError) -> Finding:
     return Finding(about="database", what=str(error), todo=todo)
 
 
-def _database_findings(database: Database, schema: str | None) -> Iterator[Finding]:
-    if schema is None or schema != SCHEMA_VERSION:
-        try:
-            database.require()
-        except LedgerMissingError as error:
-            yield _unusable(error)
-        except LedgerError as error:
-            yield Finding(about="schema", what=str(error), todo="Do as it says; nothing else was checked.")
-        return
+def _database_findings(database: Database) -> Iterator[Finding]:
     differences = schema_differences(database)
     if differences:
         yield Finding(
             about="schema",
-            what=f"The tables are not those of schema {schema}: {'; '.join(differences)}.",
+            what=f"The tables are not those of schema {SCHEMA_VERSION}: {'; '.join(differences)}.",
             todo="Something else changed them. Restore the ledger's newest backup.",
         )
     damaged = damage(database)
