@@ -85,6 +85,7 @@ class Restoring:
         return +outcomes
 
     def _write(self, connection: sa.Connection, added: list[Job], changed: list[tuple[Job, Job]]) -> None:
+        filled = [pair for pair in changed if _outcome(*pair) == Outcome.FILLED]
         stamping = [pair for pair in changed if _outcome(*pair) != Outcome.FILLED]
         revision = next_revision(connection) if added or stamping else 0
         stamped = [_stamped(job, revision) for job in added]
@@ -93,7 +94,7 @@ class Restoring:
             names = [column.key for column in JOB_COLUMNS]
             rows = [dict(zip(names, astuple(job), strict=True)) for job in stamped]
             connection.execute(self._database.insert(jobs).on_conflict_do_nothing(), rows)
-        update_jobs(connection, self._account, [*moved, *(pair for pair in changed if pair not in stamping)])
+        update_jobs(connection, self._account, [*moved, *filled])
         landing_anew = [*stamped, *(after for _, after in moved)]
         if landing_anew:
             raise_hours(self._database, connection, self._account, landing_anew)
