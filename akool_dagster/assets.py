@@ -18,7 +18,7 @@ from akool_dagster.landing import LandingKind, PartitionGrid
 from akool_dagster.ledger import Job, JobLedger, JobState, PartitionSnapshot, VideoState
 from akool_dagster.ownership import FIRST_LANDING_METADATA, LEDGER_METADATA, REVISION_METADATA, ensure_owner
 from akool_dagster.resources import AkoolResource, JobLedgerResource, VideoStoreResource
-from akool_dagster.tables import RESULT_TABLES, VIDEOS, TableSpec, build_table, build_tables
+from akool_dagster.tables import RESULT_TABLES, VIDEOS, TableSpec, build_table, build_tables, refuse_pruned
 from akool_dagster.videos.landing import VideoLanding
 
 
@@ -104,6 +104,7 @@ def build_tables_asset(
         ):
             start, end = grid.window(key)
             snapshot = ledger.snapshot(names.prefix, start, end)
+            refuse_pruned(snapshot.jobs, names.prefix, key)
             wanted = [spec for spec in specs if spec.name in selected]
             landings = ledger.landings(names.prefix)
             first: dict[str, int | float | str] = {} if landings.have_begun() else {FIRST_LANDING_METADATA: 1}
@@ -176,6 +177,7 @@ def build_videos_asset(
                 limits=store.limits(),
             )
             snapshot = ledger.snapshot(names.prefix, start, end)
+            refuse_pruned(snapshot.jobs, names.prefix, key)
             table = build_table(VIDEOS, snapshot.jobs, start)
             lease.check()
             yield dg.Output(

@@ -5,29 +5,28 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from akool_dagster.clock import SystemClock
+from akool_dagster.command_options import account_option
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.job_ids import JOB_ID_PATTERN, OBJECT_ID_PATTERN
+from akool_dagster.job_ids import OBJECT_ID_PATTERN
 from akool_dagster.ledger import Job, JobLedger, JobState
 from akool_dagster.ledger.records import status_label
+from akool_dagster.ledger_commands import ledger_group
 from akool_dagster.settings import ledger_url_from
 from akool_dagster.tracking import TrackInput, parse_track_input
 
 SHOWN_JOBS = 200
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-_Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 class _Group(click.Group):
@@ -38,18 +37,6 @@ class _Group(click.Group):
             return super().invoke(context)
         except AkoolDagsterError as error:
             raise click.ClickException(str(error)) from error
-
-
-def _account_option(command: _Command) -> _Command:
-    return click.option(
-        "--account", default="akool", show_default=True, callback=_checked_account, help="The prefix of the account."
-    )(command)
-
-
-def _checked_account(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not JOB_ID_PATTERN.fullmatch(value):
-        raise click.BadParameter("letters, digits, '_' and '-', at most 64")
-    return value
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,7 +55,7 @@ def main() -> None:
 )
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label for every id; may be repeated.")
 @click.option("--again", is_flag=True, help="Poll missing and abandoned jobs anew.")
-@_account_option
+@account_option
 def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], again: bool, account: str) -> None:
     """Watch jobs until Akool says how they ended.
 
@@ -130,7 +117,7 @@ def _echo_problems(name: str | None, parsed: TrackInput) -> None:
 @main.command()
 @click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only jobs in this state.")
 @click.option("--json", "as_json", is_flag=True, help="All fields of all jobs, as a JSON array.")
-@_account_option
+@account_option
 def jobs(state: str | None, as_json: bool, account: str) -> None:
     """Show the tracked jobs."""
     now = SystemClock().now_ms()
@@ -194,16 +181,7 @@ def _iso(milliseconds: int) -> str | int:
         return milliseconds
 
 
-@main.group()
-def ledger() -> None:
-    """Look after the ledger."""
-
-
-@ledger.command("init")
-def ledger_init() -> None:
-    """Create the ledger, or upgrade it to this version's schema."""
-    with JobLedger.create(ledger_url_from(os.environ)) as created:
-        click.echo(f"Ledger {created.ledger_id} is ready at {created.shown_url}")
+main.add_command(ledger_group)
 
 
 @main.command()

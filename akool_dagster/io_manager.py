@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import dagster as dg
@@ -13,12 +13,12 @@ from pydantic import Field, PrivateAttr
 
 from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
+from akool_dagster.landed_files import landed_file, parse_parquet, read_parquet
 from akool_dagster.object_storage import NOTHING
 from akool_dagster.ownership import (
     FIRST_LANDING_METADATA,
     LEDGER_METADATA,
     REVISION_METADATA,
-    LandedFile,
     ensure_owner,
     refuse_going_back,
 )
@@ -72,10 +72,12 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         )
         table = _arrow_table(obj, _own_schema(context.definition_metadata))
         stamp = _stamp(context.output_metadata)
+        adopted: Collection[str] = ()
         if stamp:
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), **stamp})
             first = FIRST_LANDING_METADATA in context.output_metadata
-            ensure_owner(root, "/".join(context.asset_key.path[:-1]), stamp[LEDGER_METADATA], first=first)
+            folder = "/".join(context.asset_key.path[:-1])
+            adopted = ensure_owner(root, folder, stamp[LEDGER_METADATA], first=first).adopted
         if "/" in relative:
             root.remove_stale_temporaries(relative.rpartition("/")[0], STALE_SECONDS, SystemClock())
         with root.temporary(relative) as file:
@@ -92,6 +94,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
                     stamp[LEDGER_METADATA],
                     int(stamp[REVISION_METADATA]),
                     table.column("_id").to_pylist(),
+                    adopted=adopted,
                 )
             root.publish(file, relative, replacing=found)
         rows = {"dagster/partition_row_count" if context.has_asset_partitions else "dagster/row_count": table.num_rows}
@@ -103,7 +106,9 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             return read_parquet(root, _relative_path(context.asset_key, None))
         keys = list(context.asset_partition_keys)
         paths = [_relative_path(context.asset_key, key) for key in keys]
-        tables = [_parquet(root, path, content) for path in paths if (content := root.read_if_there(path)) is not None]
+        tables = [
+            parse_parquet(root, path, content) for path in paths if (content := root.read_if_there(path)) is not None
+        ]
         if tables:
             return pa.concat_tables(
                 [table.replace_schema_metadata(None) for table in tables], promote_options="default"
@@ -122,33 +127,6 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         if self._root is None:
             self._root = StorageRoot(self.storage_root)
         return self._root
-
-
-def landed_file(root: StorageRoot, relative: str) -> LandedFile:
-    """Return what a Parquet file of ours says of itself. Raises `StorageError` when it is not readable."""
-    table = read_parquet(root, relative, columns=["_id"])
-    metadata = table.schema.metadata or {}
-    ledger_id = metadata.get(LEDGER_METADATA.encode())
-    return LandedFile(
-        uri=root.uri(relative),
-        ledger_id=None if ledger_id is None else ledger_id.decode(),
-        revision=int(metadata.get(REVISION_METADATA.encode(), b"0")),
-        job_ids=table.column("_id").to_pylist(),
-    )
-
-
-def read_parquet(root: StorageRoot, relative: str, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file of the storage root. Raises `StorageError` when it is missing or no Parquet file."""
-    return _parquet(root, relative, root.read_bytes(relative), columns)
-
-
-def _parquet(root: StorageRoot, relative: str, content: bytes, columns: list[str] | None = None) -> pa.Table:
-    try:
-        return pq.ParquetFile(pa.BufferReader(content)).read(columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise StorageError(
-            f"{root.uri(relative)} cannot be read as Parquet: {error}. Move it away and materialize the partition."
-        ) from error
 
 
 def _relative_path(key: dg.AssetKey, partition_key: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -82,6 +83,20 @@ class PartitionGrid:
     @property
     def _length_ms(self) -> int:
         return int(_LENGTHS[self.granularity].total_seconds() * 1000)
+
+
+def partition_window(file_key: str) -> tuple[int, int] | None:
+    """Return the first millisecond of a partition, and that of the next, by its key as file names have it.
+
+    File names leave out the colons. None for what is no partition's key in any granularity.
+    """
+    for granularity, key_format in _KEY_FORMATS.items():
+        file_format = key_format.replace(":", "")
+        with suppress(ValueError):
+            start = datetime.strptime(file_key, file_format).replace(tzinfo=UTC)
+            if start.strftime(file_format) == file_key:  # strptime reads "2025-1-9" too
+                return _to_ms(start), _to_ms(start + _LENGTHS[granularity])
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,18 @@ class ObjectStore:
             _refuse_missing_bucket(error)
             return None
 
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the files right below a key, sorted, past every cache; none where nothing is."""
+        self._files.invalidate_cache(folder)
+        try:
+            entries = _alone(self._files.ls, folder, detail=True)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            _refuse_missing_bucket(error)
+            return []
+        # An object store may have an object named like the folder itself, with a slash at its end.
+        files = (entry["name"] for entry in entries if entry["type"] == "file" and not entry["name"].endswith("/"))
+        return sorted(name.rpartition("/")[2] for name in files)
+
     def upload(self, source: Path, key: str, replacing: Found | None) -> None:
         """Put a local file at ``key``, whole or not at all, and look whether all of it is there.
 

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.object_storage import NOTHING
+from akool_dagster.object_storage import NOTHING, Found
 from akool_dagster.storage import StorageRoot
 
 MARKER = "ledger.json"
@@ -33,59 +33,115 @@ class LandedFile:
     ledger_id: str | None
     revision: int
     job_ids: Collection[str]
+    account: str = "akool"
 
 
-def ensure_owner(root: StorageRoot, folder: str, ledger_id: str, *, first: bool) -> None:
-    """Mark a folder of the storage root as this ledger's, or raise `OwnershipError` when it is another's.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Whose a folder of the storage root is: the content of its ``ledger.json``."""
+
+    ledger_id: str
+    adopted: tuple[str, ...] = ()
+    """Ledgers that it belonged to before: their files may be replaced, by rows that hold all of theirs."""
+
+    def covers(self, ledger_id: str | None) -> bool:
+        """Return whether a file of this ledger (None: of none in particular) is at home here."""
+        return ledger_id is None or ledger_id == self.ledger_id or ledger_id in self.adopted
+
+
+def ledger_command(name: str, account: str) -> str:
+    """Return a command that looks after the ledger, to be named in a message."""
+    return f"`akool-dagster ledger {name}" + ("`" if account == "akool" else f" --account {account}`")
+
+
+def read_mark(root: StorageRoot, account: str) -> Mark | None:
+    """Return whose an account's folder is; None where that is not written.
+
+    Raises `OwnershipError` for a mark that cannot be understood, `StorageError` when the root cannot be read.
+    """
+    marker = f"{account}/{MARKER}"
+    content = root.read_if_there(marker)
+    if content is None:
+        return None
+    try:
+        written = json.loads(content)
+        mark = Mark(ledger_id=written["ledger"], adopted=tuple(written.get("adopted", ())))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        mark = None
+    if mark is None or not all(isinstance(one, str) for one in (mark.ledger_id, *mark.adopted)):
+        raise OwnershipError(
+            f'{root.uri(marker)} cannot be read. It should hold {{"ledger": "<id>"}}: restore it from a backup, or '
+            f"make it anew with {ledger_command('adopt', account)}. Nothing was written."
+        )
+    return mark
+
+
+def write_mark(root: StorageRoot, account: str, mark: Mark, *, replacing: Found | None = None) -> None:
+    """Write whose an account's folder is, in one step; `StorageRoot.publish` says what ``replacing`` means.
+
+    Raises `StorageError` when the root cannot be written.
+    """
+    marker = f"{account}/{MARKER}"
+    content: dict[str, object] = {"ledger": mark.ledger_id}
+    if mark.adopted:
+        content["adopted"] = list(mark.adopted)
+    with root.temporary(marker) as file:
+        file.write_text(json.dumps(content))
+        root.publish(file, marker, replacing=replacing)
+
+
+def ensure_owner(root: StorageRoot, account: str, ledger_id: str, *, first: bool) -> Mark:
+    """Mark an account's folder as this ledger's, or raise `OwnershipError` when it is another's; return the mark.
 
     A missing mark is made only at the ledger's ``first`` landing: later it means that the storage is not mounted, or
     gone, and what is written now would vanish. Raises `StorageError` when the root cannot be read or written.
     """
-    marker = f"{folder}/{MARKER}"
-    content = root.read_if_there(marker)
-    if content is None:
+    mark = read_mark(root, account)
+    adopt = ledger_command("adopt", account)
+    if mark is None:
         if not first:
             raise OwnershipError(
-                f"There is no {root.uri(marker)}, though ledger {ledger_id} has landed here before: is the storage "
-                "mounted, and AKOOL_STORAGE right? If you moved the files, move that one too; if you start anew in an "
-                f'empty place, make it with the text {{"ledger": "{ledger_id}"}}. Nothing was written.'
+                f"There is no {root.uri(f'{account}/{MARKER}')}, though ledger {ledger_id} has landed here before: is "
+                "the storage mounted, and AKOOL_STORAGE right? If you moved the files, move that one too; if you start "
+                f"anew in an empty place, or that file is lost, run {adopt}. Nothing was written."
             )
-        with root.temporary(marker) as file:
-            file.write_text(json.dumps({"ledger": ledger_id}))
-            root.publish(file, marker, replacing=NOTHING)
-        return
-    try:
-        owner = json.loads(content)["ledger"]
-    except (ValueError, KeyError, TypeError):
+        mark = Mark(ledger_id=ledger_id)
+        write_mark(root, account, mark, replacing=NOTHING)
+    elif mark.ledger_id != ledger_id:
         raise OwnershipError(
-            f'{root.uri(marker)} cannot be read. It should hold {{"ledger": "<id>"}}; restore it from a backup.'
-        ) from None
-    if owner != ledger_id:
-        raise OwnershipError(
-            f"{root.uri(folder)} belongs to ledger {owner}, but this deployment's ledger is {ledger_id}. Point "
-            "AKOOL_LEDGER_URL back at the database of the first, or give this deployment a storage root "
-            "(AKOOL_STORAGE) or a prefix of its own. Nothing was written."
+            f"{root.uri(account)} belongs to ledger {mark.ledger_id}, but this deployment's ledger is {ledger_id}. "
+            "Point AKOOL_LEDGER_URL back at the database of the first, or give this deployment a storage root "
+            "(AKOOL_STORAGE) or a prefix of its own. If the first ledger is lost, run "
+            f"{ledger_command('restore', account)} and then {adopt}. Nothing was written."
         )
+    return mark
 
 
-def refuse_going_back(landed: LandedFile, ledger_id: str, revision: int, job_ids: Collection[str]) -> None:
-    """Raise `OwnershipError` when writing would replace newer, foreign or fuller rows."""
-    if landed.ledger_id is not None and landed.ledger_id != ledger_id:
+def refuse_going_back(
+    landed: LandedFile, ledger_id: str, revision: int, job_ids: Collection[str], *, adopted: Collection[str] = ()
+) -> None:
+    """Raise `OwnershipError` when writing would replace newer, foreign or fuller rows.
+
+    Files of the ``adopted`` ledgers count as this one's.
+    """
+    restore, adopt = ledger_command("restore", landed.account), ledger_command("adopt", landed.account)
+    if landed.ledger_id is not None and landed.ledger_id != ledger_id and landed.ledger_id not in adopted:
         raise OwnershipError(
             f"{landed.uri} was written from ledger {landed.ledger_id}, but this is ledger {ledger_id}. Point "
-            "AKOOL_LEDGER_URL back at that ledger's database, or move the file away. Nothing was written."
+            f"AKOOL_LEDGER_URL back at that ledger's database, or, if it is lost, run {restore} and then {adopt}. "
+            "Nothing was written."
         )
     unknown = set(landed.job_ids) - set(job_ids)
     if unknown:
         example = min(unknown)
         raise OwnershipError(
             f"{landed.uri} has {len(unknown)} jobs that this ledger does not know (such as {example}): the ledger is "
-            "older than the tables, or was made anew. Restore the ledger's newest backup, or track those ids again "
-            "from the file. Nothing was written."
+            "older than the tables, or was made anew. Restore the ledger's newest backup, or bring it up to the tables "
+            f"with {restore}. Nothing was written."
         )
     if landed.revision > revision:
         raise OwnershipError(
             f"{landed.uri} is at revision {landed.revision}, this ledger's rows only at {revision}: the ledger is "
-            "older than the tables, or another run landed newer rows meanwhile. If it was restored, the next "
-            "change of a job lands it; else nothing is to be done. Nothing was written."
+            "older than the tables, or another run landed newer rows meanwhile. If the ledger was restored from a "
+            f"backup, run {restore}; else nothing is to be done. Nothing was written."
         )

@@ -152,6 +152,18 @@ class StorageRoot:
             raise StorageError(f"There is no file at {self.uri(relative)}.")
         return content
 
+    def list_files(self, relative_dir: str) -> list[str]:
+        """Return the names of the files in one folder, sorted. A folder that is not there has none."""
+        try:
+            if self.is_local:
+                with os.scandir(self._local(relative_dir)) as entries:
+                    return sorted(entry.name for entry in entries if entry.is_file())
+            return self._remote.names(self._key(relative_dir))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except Exception as error:
+            self._fail("list", relative_dir, error)
+
     @contextmanager
     def temporary(self, relative: str) -> Iterator[Path]:
         """Give a local path to write the future ``relative`` to; `publish` it before the block ends.

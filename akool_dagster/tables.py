@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from akool_dagster.api.models import load_payload
+from akool_dagster.ledger.errors import PayloadsPrunedError
 from akool_dagster.ledger.records import FINAL_STATES, STATUS_LABELS, Job, JobState
+from akool_dagster.ownership import ledger_command
 
 MOMENT = pa.timestamp("ms", tz="UTC")
 
@@ -73,6 +75,21 @@ def build_tables(specs: Iterable[TableSpec], jobs: Sequence[Job], partition_star
     with_videos = VIDEOS in specs
     rows = [Row(job, _loaded(job.payload), _loaded(job.video_record) if with_videos else _NOTHING) for job in jobs]
     return {spec.name: _build(spec, rows, partition_start_ms) for spec in specs}
+
+
+def refuse_pruned(jobs: Iterable[Job], account: str, partition_key: str) -> None:
+    """Raise `PayloadsPrunedError` when what the tables are made from is not in the ledger any more.
+
+    An ended job always has a payload until it is pruned: without it the row would be landed empty.
+    """
+    pruned = sum(1 for job in jobs if _is_final(job) and job.payload is None)
+    if pruned:
+        restore = ledger_command(f"restore --partition {partition_key}", account)
+        raise PayloadsPrunedError(
+            f"The ledger's payloads of {pruned} jobs of {partition_key} were pruned, so its tables cannot be made "
+            f"anew. Run {restore}, which fills them in from the tables that landed, and then this again. "
+            "Nothing was written."
+        )
 
 
 _NOTHING: Mapping[str, Any] = {}

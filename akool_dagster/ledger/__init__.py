@@ -9,6 +9,7 @@ from akool_dagster.ledger.errors import (
     LedgerSchemaError,
     LedgerUnavailableError,
     LedgerUrlError,
+    PayloadsPrunedError,
 )
 from akool_dagster.ledger.ledger import JobLedger
 from akool_dagster.ledger.records import (
@@ -45,6 +46,7 @@ __all__ = [
     "Missed",
     "Observation",
     "PartitionSnapshot",
+    "PayloadsPrunedError",
     "RecordReport",
     "TrackReport",
     "TrackRequest",

@@ -33,6 +33,10 @@ class LeaseLostError(LedgerError):
     """This run's lease ran out and may belong to another run by now, so it must not write."""
 
 
+class PayloadsPrunedError(LedgerError):
+    """What a partition's tables are made from was pruned from the ledger."""
+
+
 class InvalidJobError(LedgerError):
     """An id or a label that cannot be tracked. Carries the offending ``job_id``."""
 

@@ -14,8 +14,10 @@ import sqlalchemy as sa
 from akool_dagster.clock import Clock, SystemClock
 from akool_dagster.ledger.database import HOW_TO_CREATE, Database
 from akool_dagster.ledger.errors import LedgerMissingError
+from akool_dagster.ledger.inspection import Inspection
 from akool_dagster.ledger.landings import Landings
 from akool_dagster.ledger.leases import Leases
+from akool_dagster.ledger.pruning import Pruning
 from akool_dagster.ledger.records import (
     REOPENABLE_STATES,
     Answered,
@@ -37,6 +39,7 @@ from akool_dagster.ledger.records import (
     normalise_job_id,
     status_label,
 )
+from akool_dagster.ledger.restoring import Restoring
 from akool_dagster.ledger.rows import (
     CHUNK,
     JOB_COLUMNS,
@@ -149,6 +152,18 @@ class JobLedger:
     def landings(self, account: str) -> Landings:
         """Return what is remembered of an account's landings."""
         return Landings(self._database, account)
+
+    def inspection(self, account: str) -> Inspection:
+        """Return what an operator asks of an account's jobs."""
+        return Inspection(self._database, account)
+
+    def restoring(self, account: str) -> Restoring:
+        """Return how an account's jobs are brought up to landed tables."""
+        return Restoring(self._database, account)
+
+    def pruning(self, account: str) -> Pruning:
+        """Return how an account's payloads are dropped."""
+        return Pruning(self._database, account)
 
     # Tracking
 

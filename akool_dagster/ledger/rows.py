@@ -83,7 +83,7 @@ def write_changes(
     update_jobs(connection, account, stamped)
     asking = [job for _, job in stamped if revision and revision in (job.head, job.video_head)]
     if asking:
-        _raise_hours(database, connection, account, asking)
+        raise_hours(database, connection, account, asking)
 
 
 def update_jobs(connection: sa.Connection, account: str, changes: Iterable[tuple[Job, Job]]) -> None:
@@ -144,7 +144,8 @@ def _stamp(before: Job, after: Job, revision: int) -> Job:
     )
 
 
-def _raise_hours(database: Database, connection: sa.Connection, account: str, changed: Sequence[Job]) -> None:
+def raise_hours(database: Database, connection: sa.Connection, account: str, changed: Sequence[Job]) -> None:
+    """Raise the heads of the hours that the jobs lie in to the highest of theirs."""
     highest: dict[int, tuple[int, int]] = {}
     for job in changed:
         hour_at = job.partition_at - job.partition_at % HOUR_MS

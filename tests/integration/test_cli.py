@@ -308,6 +308,45 @@ def test_the_ledger_is_created_once(command: Command) -> None:
     assert f"is ready at {command.url}" in first.stdout
 
 
+def test_every_ledger_command_says_which_ledger_and_storage_root_it_used(command: Command) -> None:
+    command("ledger", "init")
+    for arguments, code in (
+        (["check"], 0),
+        (["restore"], 1),
+        (["adopt", "--yes"], 0),
+        (["prune", "--older-than", "9"], 0),
+    ):
+        result = command("ledger", *arguments)
+        assert (result.exit_code, command.url in result.stdout) == (code, True), result.output
+        assert str(command.home / "akool") in result.stdout
+
+
+def test_a_check_is_for_machines_too(command: Command) -> None:
+    a_job_of_each_kind(command)
+    result = command("ledger", "check", "--json")
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["ok"], report["counts"]["states"]["completed"]) == (1, False, 1)
+    (problem,) = (finding for finding in report["findings"] if finding["level"] == "problem")
+    assert "status is not a 64-bit integer" in problem["what"]
+    assert problem["todo"]
+
+
+def test_the_commands_of_another_account_name_it(command: Command) -> None:
+    command("track", "--account", "brand", job_id(1))
+    assert "Give the prefix" in command("ledger", "check").stdout
+    refused = command("ledger", "prune", "--older-than", "9", "--account", "brand")
+    assert refused.exit_code == 1
+    assert "ledger check --account brand" in refused.stderr
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["restore"], ["adopt"], ["prune", "--older-than", "30"]])
+def test_without_a_ledger_the_ledger_commands_say_how_to_make_one(command: Command, arguments: list[str]) -> None:
+    result = command("ledger", *arguments)
+    assert result.exit_code == 1
+    assert "ledger init" in result.output
+    assert not (command.home / "akool").exists()
+
+
 def test_the_emulator_explains_its_options(command: Command) -> None:
     result = command("emulator", "--help")
     assert result.exit_code == 0

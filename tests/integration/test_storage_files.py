@@ -34,6 +34,14 @@ def root(url: str) -> StorageRoot:
     return StorageRoot(url)
 
 
+def test_the_files_of_a_folder_are_listed_without_its_folders(root: StorageRoot) -> None:
+    assert root.list_files("akool/results") == []
+    for relative in ("akool/results/b.parquet", "akool/results/a.parquet", "akool/results/day/c.mp4"):
+        put(root, b"x", relative)
+    assert root.list_files("akool/results") == ["a.parquet", "b.parquet"]
+    assert root.list_files("akool/results/a.parquet/no-folder") == []
+
+
 @pytest.fixture(autouse=True)
 def system_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "system-temporary"

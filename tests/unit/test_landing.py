@@ -18,6 +18,7 @@ from akool_dagster.landing import (
     dirty_states,
     lowest_revision,
     partition_states,
+    partition_window,
     to_check,
 )
 from akool_dagster.ledger.records import DueVideos, HourHead, KnownLanding
@@ -323,3 +324,16 @@ def test_of_many_partitions_with_due_videos_the_first_to_expire_are_taken() -> N
 )
 def test_a_landing_is_as_old_as_its_oldest_asset(landed_at: list[int | None], lowest: int | None) -> None:
     assert lowest_revision(landed_at) == lowest
+
+
+@pytest.mark.parametrize("granularity", Granularity)
+def test_a_file_name_tells_its_partition(granularity: Granularity) -> None:
+    grid = PartitionGrid(granularity, datetime(2025, 8, 1, tzinfo=UTC))
+    key = grid.key(1_760_000_000_000, 1_760_000_000_000)
+    assert key is not None
+    assert partition_window(key.replace(":", "")) == grid.window(key)
+
+
+@pytest.mark.parametrize("name", ["", "ledger", "2025-13-01", "2025-1-9", "2025-10-09-1", "2025-10-09-14:00", "all"])
+def test_a_name_that_is_no_partitions_has_no_window(name: str) -> None:
+    assert partition_window(name) is None

@@ -116,7 +116,7 @@ def test_a_file_with_jobs_that_the_ledger_does_not_know_is_not_replaced() -> Non
     with pytest.raises(OwnershipError) as caught:
         refuse_going_back(landed("c", "b", "a"), OURS, 9, ["a", "d"])
     message = str(caught.value)
-    for part in (landed().uri, "2 jobs", "such as b", "Restore", "track those ids again", "Nothing was written"):
+    for part in (landed().uri, "2 jobs", "such as b", "Restore", "ledger restore", "Nothing was written"):
         assert part in message
 
 

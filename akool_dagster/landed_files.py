@@ -1,0 +1,79 @@
+"""The tables' Parquet files in a storage root: where they are, and what each says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from akool_dagster.landing import partition_window
+from akool_dagster.ownership import LEDGER_METADATA, REVISION_METADATA, LandedFile
+from akool_dagster.storage import StorageError, StorageRoot
+from akool_dagster.tables import TABLES
+
+SUFFIX = ".parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFile:
+    """One partition of one table, by its file's name."""
+
+    table: str
+    key: str
+    """The partition's key as file names have it: without colons."""
+    relative: str
+    start: int
+    end: int
+    """The partition's first millisecond and that of the next."""
+
+
+def table_files(root: StorageRoot, account: str) -> list[TableFile]:
+    """Return every partition of an account's tables that is there, by key. Raises `StorageError` for an outage."""
+    found = []
+    for table in TABLES:
+        for name in root.list_files(f"{account}/{table}"):
+            key = name.removesuffix(SUFFIX)
+            window = partition_window(key)
+            if name.endswith(SUFFIX) and window is not None:
+                start, end = window
+                found.append(
+                    TableFile(table=table, key=key, relative=f"{account}/{table}/{name}", start=start, end=end)
+                )
+    return sorted(found, key=lambda file: file.key)
+
+
+def landed_file(root: StorageRoot, relative: str) -> LandedFile:
+    """Return what a Parquet file of ours says of itself. Raises `StorageError` when it is not readable."""
+    return described(root, relative, read_parquet(root, relative, columns=["_id"]))
+
+
+def described(root: StorageRoot, relative: str, table: pa.Table) -> LandedFile:
+    """Return what a table that was read from a file says of itself."""
+    metadata = table.schema.metadata or {}
+    ledger_id = metadata.get(LEDGER_METADATA.encode())
+    revision = metadata.get(REVISION_METADATA.encode(), b"0")
+    if "_id" not in table.schema.names or not revision.isdigit():
+        raise StorageError(f"{root.uri(relative)} is not a table of this package. Move it away.")
+    return LandedFile(
+        uri=root.uri(relative),
+        ledger_id=None if ledger_id is None else ledger_id.decode(),
+        revision=int(revision),
+        job_ids=[job_id for job_id in table.column("_id").to_pylist() if job_id is not None],
+        account=relative.partition("/")[0],
+    )
+
+
+def read_parquet(root: StorageRoot, relative: str, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file of the storage root. Raises `StorageError` when it is missing or no Parquet file."""
+    return parse_parquet(root, relative, root.read_bytes(relative), columns)
+
+
+def parse_parquet(root: StorageRoot, relative: str, content: bytes, columns: list[str] | None = None) -> pa.Table:
+    """Return the table in a file's content. Raises `StorageError`, naming the file, when it is no Parquet file."""
+    try:
+        return pq.ParquetFile(pa.BufferReader(content)).read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(
+            f"{root.uri(relative)} cannot be read as Parquet: {error}. Move it away and materialize the partition."
+        ) from error

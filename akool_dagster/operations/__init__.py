@@ -1,0 +1,1 @@
+"""Looking after a deployment's ledger: checking, restoring, adopting and pruning it."""

@@ -1,0 +1,238 @@
+"""`ledger restore`: brings a lost, older or pruned ledger up to what its landed tables say."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from akool_dagster.clock import Clock
+from akool_dagster.landed_files import TableFile, described, read_parquet, table_files
+from akool_dagster.ledger import InvalidJobError, JobLedger
+from akool_dagster.ledger.restoring import FoundJob, Outcome
+from akool_dagster.ledger.rows import chunks
+from akool_dagster.operations.findings import Finding, named
+from akool_dagster.operations.found_jobs import LandedRow, UnusableRowError, Values, found_job, has_ended, lacking
+from akool_dagster.operations.survey import revision_of, why_adopt
+from akool_dagster.ownership import LandedFile, Mark, OwnershipError, ledger_command, read_mark
+from akool_dagster.storage import StorageError, StorageRoot
+from akool_dagster.tables import TABLES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreReport:
+    """What restoring did, or with ``dry_run`` would do."""
+
+    dry_run: bool
+    partitions: int
+    files: int
+    """How many were read."""
+    outcomes: Mapping[Outcome, int]
+    asked_again: int
+    """Jobs that a table shows as ended while the table with their full row does not have it yet."""
+    revision: int
+    """The ledger's counter afterwards."""
+    adoption: str | None
+    """Why the storage root is not this ledger's yet; None when it is."""
+    problems: Sequence[Finding]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Landed:
+    """One table of one partition, read."""
+
+    file: LandedFile
+    table: pa.Table
+    index: Mapping[str, int]
+
+    def rows(self, ids: Sequence[str]) -> dict[str, Values]:
+        there = [job_id for job_id in ids if job_id in self.index]
+        picked = pa.array([self.index[job_id] for job_id in there], pa.int64())
+        return dict(zip(there, self.table.take(picked).to_pylist(), strict=True))
+
+
+class _Restoration:
+    def __init__(self, ledger: JobLedger, root: StorageRoot, account: str, clock: Clock, *, dry_run: bool) -> None:
+        self._ledger = ledger
+        self._root = root
+        self._account = account
+        self._clock = clock
+        self._dry_run = dry_run
+        self.outcomes: Counter[Outcome] = Counter()
+        self.asked_again = 0
+        self.files = 0
+        self.met: set[str] = set()
+        """The ledgers that files were written from."""
+        self.problems: list[Finding] = []
+
+    def partition(self, files: Sequence[TableFile], used: Collection[str]) -> None:
+        """Restore one partition from its files."""
+        landed = {file.table: table for file in files if (table := self._read(file)) is not None}
+        if not landed:
+            return
+        unreadable = {file.table for file in files} - landed.keys()
+        start, end = files[0].start, files[0].end
+        ids = sorted(set().union(*(table.index for table in landed.values())))
+        left_out: list[str] = []
+        restoring = self._ledger.restoring(self._account)
+        if not self._dry_run:
+            restoring.count_on_from(max(table.file.revision for table in landed.values()))
+        for chunk in chunks(ids):
+            found = list(self._found(chunk, landed, (start, end), used, unreadable, left_out))
+            self.outcomes += restoring.restore(found, dry_run=self._dry_run)
+        if left_out:
+            self.problems.append(
+                Finding(
+                    about="tables",
+                    what=f"{len(left_out)} jobs of {files[0].key} ended, but the file with their rows cannot be read: "
+                    f"{named(left_out)}. They were left out.",
+                    todo="Bring that file back from a backup, or move it away (Akool is then asked again), and restore "
+                    "once more.",
+                )
+            )
+        if not self._dry_run:
+            self._land_anew_where_newer(landed, start, end)
+
+    def _read(self, file: TableFile) -> _Landed | None:
+        try:
+            read = read_parquet(self._root, file.relative)
+            landed = described(self._root, file.relative, read)
+            table = _plain(file, read, landed.uri)
+        except StorageError as error:
+            self.problems.append(
+                Finding(
+                    about="tables",
+                    what=f"{error}",
+                    todo="Bring it back from a backup, or move it away, and restore once more. The others went on.",
+                )
+            )
+            return None
+        self.files += 1
+        if landed.ledger_id is not None:
+            self.met.add(landed.ledger_id)
+        index = {job_id: row for row, job_id in enumerate(table.column("_id").to_pylist()) if job_id is not None}
+        return _Landed(file=landed, table=table, index=index)
+
+    def _found(
+        self,
+        ids: Sequence[str],
+        landed: Mapping[str, _Landed],
+        window: tuple[int, int],
+        used: Collection[str],
+        unreadable: set[str],
+        left_out: list[str],
+    ) -> Iterator[FoundJob]:
+        rows: dict[str, dict[str, Values]] = defaultdict(dict)
+        for name, table in landed.items():
+            for job_id, values in table.rows(ids).items():
+                rows[job_id][name] = values
+        now = self._clock.now_ms()
+        revisions = {name: table.file.revision for name, table in landed.items()}
+        for job_id in ids:
+            row = LandedRow(rows=rows[job_id], revisions=revisions, start=window[0], end=window[1])
+            try:
+                if has_ended(row.rows) and (tables := lacking(row.rows, used)):
+                    if tables & unreadable:
+                        left_out.append(job_id)
+                        continue
+                    self.asked_again += 1
+                yield found_job(self._account, job_id, row, used, now)
+            except (UnusableRowError, InvalidJobError) as error:
+                where = next(iter(row.rows))
+                self.problems.append(
+                    Finding(
+                        about="tables",
+                        what=f"Job {job_id[:80]!r} in {landed[where].file.uri} cannot be restored: {error}.",
+                        todo="Track it again by hand, if it is yours. The others went on.",
+                    )
+                )
+
+    def _land_anew_where_newer(self, landed: Mapping[str, _Landed], start: int, end: int) -> None:
+        # What the ledger knew already keeps its old revision, which the files may be above.
+        facts = self._ledger.inspection(self._account).partition(start, end)
+        above = max(table.file.revision for table in landed.values())
+        if facts.states and any(table.file.revision > revision_of(facts, name) for name, table in landed.items()):
+            self._ledger.landings(self._account).land_anew(start, end, above=above)
+
+
+def restore(
+    ledger: JobLedger,
+    root: StorageRoot,
+    account: str,
+    *,
+    clock: Clock,
+    dry_run: bool = False,
+    partitions: Collection[str] = (),
+    foreign: bool = False,
+    progress: Callable[[str], None] = lambda _line: None,
+) -> RestoreReport:
+    """Make the ledger know at least what the account's tables in the storage root say.
+
+    ``partitions``: only these keys; all by default. Raises `OwnershipError` when the root is another ledger's while
+    this one has landed elsewhere, unless that is meant (``foreign``), and `StorageError` when it cannot be reached.
+    """
+    mark = _mark(root, account)
+    if not foreign:
+        _refuse_foreign(ledger, root, account, mark)
+    files = table_files(root, account)
+    used = {file.table for file in files}
+    wanted = {key.replace(":", "") for key in partitions}
+    by_key: dict[str, list[TableFile]] = defaultdict(list)
+    for file in files:
+        if not wanted or file.key in wanted:
+            by_key[file.key].append(file)
+    work = _Restoration(ledger, root, account, clock, dry_run=dry_run)
+    for key in sorted(wanted - by_key.keys()) or ([] if by_key else ["any partition"]):
+        work.problems.append(
+            Finding(
+                about="tables",
+                what=f"There are no tables of {key} in {root.uri(account)}.",
+                todo="Is the storage mounted, and are AKOOL_STORAGE and --account right?",
+            )
+        )
+    for number, (key, group) in enumerate(by_key.items(), start=1):
+        work.partition(group, used)
+        progress(f"{key} ({number} of {len(by_key)})")
+    return RestoreReport(
+        dry_run=dry_run,
+        partitions=len(by_key),
+        files=work.files,
+        outcomes=work.outcomes,
+        asked_again=work.asked_again,
+        revision=ledger.revision(),
+        adoption=why_adopt(ledger.ledger_id, mark, work.met) if by_key else None,
+        problems=work.problems,
+    )
+
+
+def _mark(root: StorageRoot, account: str) -> Mark | None:
+    try:
+        return read_mark(root, account)
+    except OwnershipError:  # which adopting mends, after this
+        return None
+
+
+def _refuse_foreign(ledger: JobLedger, root: StorageRoot, account: str, mark: Mark | None) -> None:
+    if mark is None or mark.covers(ledger.ledger_id) or not ledger.landings(account).have_begun():
+        return
+    raise OwnershipError(
+        f"{root.uri(account)} belongs to ledger {mark.ledger_id}, and ledger {ledger.ledger_id} ({ledger.shown_url}) "
+        "has landed somewhere else: its jobs would be mixed with another deployment's. Check AKOOL_STORAGE and "
+        f"AKOOL_LEDGER_URL. If it is meant, run {ledger_command('restore --foreign', account)}. Nothing was changed."
+    )
+
+
+def _plain(file: TableFile, table: pa.Table, uri: str) -> pa.Table:
+    """Return the columns that a table of ours has, with times as numbers."""
+    columns: dict[str, Any] = {}
+    try:
+        for column in TABLES[file.table].columns:
+            if column.name in table.schema.names:
+                values = table.column(column.name).cast(column.type)
+                columns[column.name] = values.cast(pa.int64()) if pa.types.is_timestamp(column.type) else values
+    except pa.ArrowException as error:
+        raise StorageError(f"{uri} has a column of another type than akool/{file.table}: {error}.") from error
+    return pa.table(columns)
