@@ -13,9 +13,8 @@ from typing import Any, Self
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
-from akool_dagster.api.answers import HttpAnswer, judge
+from akool_dagster.api.answers import HttpAnswer, judge, uncompressed
 from akool_dagster.api.base_url import DEFAULT_BASE_URL, checked_base_url
 from akool_dagster.api.codes import Reaction, fact_for
 from akool_dagster.api.credentials import ApiKey, ClientCredentials, Token, credentials_from
@@ -32,13 +31,15 @@ from akool_dagster.api.errors import (
 from akool_dagster.api.models import ResultsAnswer, parse_results
 from akool_dagster.api.redaction import redact_text
 from akool_dagster.api.retry import GiveUp, RetryPolicy
+from akool_dagster.api.transport import DeadlineAdapter, reads_within
 from akool_dagster.clock import Clock, Deadline, SystemClock
 from akool_dagster.job_ids import JOB_ID_PATTERN, normalise_id
 
 __all__ = ["AkoolClient", "ApiKey", "ClientCredentials", "Token", "credentials_from"]
 
 _DEFAULT_CALL_SECONDS = 120.0
-_LARGEST_ANSWER = 64 * 1024 * 1024
+# Fifty rows are some 100 kB. JSON of many tiny objects takes thirty times its size in memory.
+_LARGEST_ANSWER = 16 * 1024 * 1024
 _CHUNK = 64 * 1024
 _LONGEST_QUOTE = 200
 _AUTH_HEADERS = ("x-api-key", "Authorization")
@@ -256,7 +257,6 @@ class AkoolClient:
         url = self.base_url + path
         headers = {
             "Accept": "application/json",
-            # Uncompressed, so that the size limit holds for what is read and each read is one of the socket.
             "Accept-Encoding": "identity",
             "User-Agent": "akool-dagster",
         }
@@ -270,7 +270,10 @@ class AkoolClient:
             )
             settings: Any = self._session.merge_environment_settings(url, self._proxies, True, None, None)
             adapter = self._session.get_adapter(url)
-            with adapter.send(request, timeout=timeout, **settings) as response:  # type: ignore[arg-type]
+            with (
+                reads_within(deadline, self._read_timeout),
+                adapter.send(request, timeout=timeout, **settings) as response,  # type: ignore[arg-type]
+            ):
                 return self._read(response, deadline)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             return AkoolConfigurationError(
@@ -287,20 +290,27 @@ class AkoolClient:
         chunks: list[bytes] = []
         size = 0
         # `read1` returns after one read of the socket; `read` and `iter_content` would collect a whole chunk
-        # first, and a server that drips single bytes could hold them for ever.
-        while chunk := raw.read1(_CHUNK, decode_content=True):
+        # first, and with a session of the caller's a server that drips single bytes could hold them for ever.
+        while chunk := raw.read1(_CHUNK, decode_content=False):
             chunks.append(chunk)
             size += len(chunk)
             if size > self._largest_answer:
-                return AkoolResponseError(
-                    f"The answer is larger than {self._largest_answer} bytes. Ask for fewer ids in a call."
-                )
+                return self._too_large()
             left = deadline.remaining()
             if left <= 0:
                 return AkoolDeadlineError("The time for this call ran out in the middle of the answer.")
             if (sock := getattr(raw.connection, "sock", None)) is not None:
                 sock.settimeout(min(self._read_timeout, max(left, 0.001)))
-        return HttpAnswer(response.status_code, b"".join(chunks), response.headers.get("Retry-After"))
+        # urllib3 before 2.6 unpacks whatever it has read without any limit, layer after layer.
+        body = uncompressed(b"".join(chunks), response.headers.get("Content-Encoding"), self._largest_answer + 1)
+        if len(body) > self._largest_answer:
+            return self._too_large()
+        return HttpAnswer(response.status_code, body, response.headers.get("Retry-After"))
+
+    def _too_large(self) -> AkoolResponseError:
+        return AkoolResponseError(
+            f"The answer is larger than {self._largest_answer} bytes. Ask for fewer ids in a call."
+        )
 
     @property
     def _variables(self) -> str:
@@ -341,7 +351,7 @@ def _or_raise(outcome: Mapping[str, object] | AkoolError) -> Mapping[str, object
 
 def _pooled_session() -> requests.Session:
     session = requests.Session()
-    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=16, max_retries=0)
+    adapter = DeadlineAdapter(pool_connections=4, pool_maxsize=16, max_retries=0)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
