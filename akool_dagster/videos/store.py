@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
+from akool_dagster.api.redaction import redact_text
 from akool_dagster.clock import Clock, Deadline
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.storage import StorageError, StorageRoot
@@ -112,7 +114,8 @@ class VideoStorer:
         except StorageError:
             raise
         except Exception as error:
-            logger.warning("Video %s failed unexpectedly.", request.job_id, exc_info=True)
+            trace = redact_text(traceback.format_exc())  # an error of whatever kind may quote the URL
+            logger.warning("Video %s failed unexpectedly.\n%s", request.job_id, trace)
             message = f"Unexpected {type(error).__name__} while storing the video."
             return FailedVideo(job_id=request.job_id, error=message, retryable=True, expired_url=False)
 
