@@ -26,6 +26,8 @@ REMOTE_PARTIAL_PREFIX = ".akool-dagster."
 #: gets the file under a hidden name first, because fsspec's generic ``put_file`` writes in place.
 WHOLE_OBJECT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci"})
 
+_AUTHORITY = re.compile(r"(?:[^:@]*@)?(?:\[[0-9A-Fa-f:.]+\]|[^:@]*)(?::[0-9]+)?")
+
 #: What a disk, and no network, answers.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES})
 
@@ -58,17 +60,20 @@ class StorageRoot:
     """One folder, local or remote. Every ``relative`` is a POSIX path below it: ``akool/results/x.parquet``.
 
     Every method raises `StorageError` when the storage cannot be used or ``relative`` is not a plain path.
+    Folders below the root may be symbolic links: the root is the operator's. A link in the place of a file is
+    replaced, never written through.
     """
 
     def __init__(self, url: str, *, files: OsFiles | None = None) -> None:
         """Take an absolute local path or an fsspec URL (``s3://…``, ``memory://…``, ``file://…``).
 
-        Nothing is read or made yet. Raises `StorageError` for a relative path, naming the absolute form, and
-        for a URL whose fsspec driver is not installed.
+        Nothing is read or made yet. Raises `StorageError` for a relative path, naming the absolute form, for a URL
+        with credentials in it, and for one whose fsspec driver is not installed.
         """
         self.files = files or OsFiles()
-        self._display = _without_credentials(url)
+        refuse_credentials(url)
         _refuse_relative_root(url)
+        self._display = url
         try:
             self._remote, base = url_to_fs(url)
         except (ImportError, ValueError) as error:
@@ -172,7 +177,8 @@ class StorageRoot:
             for entry in os.scandir(folder) if folder.is_dir() else ():
                 if not (entry.name.startswith(prefix) and entry.name.endswith(PARTIAL_SUFFIX)):
                     continue
-                with suppress(FileNotFoundError):
+                # Gone meanwhile; or, in a temporary folder that is shared, another user's.
+                with suppress(FileNotFoundError, PermissionError):
                     if entry.stat(follow_symlinks=False).st_mtime < oldest_kept:
                         Path(entry.path).unlink()
                         removed += 1
@@ -244,6 +250,27 @@ class StorageRoot:
         message = f"Cannot {action} {self.uri(relative)}: {_cause(error)}"
         # A remote driver's own error may quote a signed URL: only its redacted text is passed on.
         raise StorageError(message) from (error if self.is_local else None)
+
+
+def refuse_credentials(url: str) -> None:
+    """Raise `StorageError`, without repeating it, for a storage URL that may hold a password or a signature.
+
+    Dagster's UI shows the URL. It may name a container or user (``abfs://container@account...``) and a port.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or (scheme in ("file", "local") and rest.startswith("/")):
+        return
+    plain = not re.search(r"[?#]", url) and all(
+        # A bucket has no port: in "s3://key:12/34@bucket" it is a password that goes on after the slash.
+        _AUTHORITY.fullmatch(authority) and (":" not in authority or inner not in WHOLE_OBJECT_PROTOCOLS)
+        for inner, authority in re.findall(r"([A-Za-z0-9+.\-]*)://([^/]*)", url)
+    )
+    if not plain:
+        raise StorageError(
+            f"The {scheme}:// URL of the storage root has a password, a query or a fragment in it, which Dagster's UI "
+            "would show. Leave it out and give credentials in the environment: AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY for S3, FSSPEC_<PROTOCOL>_<OPTION> for other drivers of fsspec."
+        )
 
 
 def _refuse_relative_root(url: str) -> None:
