@@ -5,9 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler
-from itertools import repeat
 
 import pytest
 
@@ -33,16 +32,16 @@ def clock() -> FakeClock:
 # --- time ---
 
 # What comes first, what drips, and what would make a good answer of it in the end.
-DRIPS: dict[str, tuple[bytes, Iterable[bytes], bytes]] = {
-    "status line": (b"", [b"HTTP/1.1 200 ", *repeat(b"O", 200)], b"\r\n" + WHOLE.partition(b"\r\n")[2]),
-    "header": (b"HTTP/1.1 200 OK\r\nX-Drip: ", repeat(b"x", 200), b"\r\n" + WHOLE.partition(b"\r\n")[2]),
-    "interim answers": (b"", repeat(b"HTTP/1.1 100 Continue\r\n\r\n", 200), WHOLE),
-    "size of a chunk": (CHUNKED, repeat(b"0", 200), CHUNK + b"0\r\n\r\n"),
-    "trailers": (CHUNKED + CHUNK + b"0\r\n", repeat(b"X-Drip: x\r\n", 200), b"\r\n"),
+DRIPS: dict[str, tuple[bytes, Sequence[bytes], bytes]] = {
+    "status line": (b"", [b"HTTP/1.1 200 ", *([b"O"] * 200)], b"\r\n" + WHOLE.partition(b"\r\n")[2]),
+    "header": (b"HTTP/1.1 200 OK\r\nX-Drip: ", [b"x"] * 200, b"\r\n" + WHOLE.partition(b"\r\n")[2]),
+    "interim answers": (b"", [b"HTTP/1.1 100 Continue\r\n\r\n"] * 200, WHOLE),
+    "size of a chunk": (CHUNKED, [b"0"] * 200, CHUNK + b"0\r\n\r\n"),
+    "trailers": (CHUNKED + CHUNK + b"0\r\n", [b"X-Drip: x\r\n"] * 200, b"\r\n"),
 }
 
 
-def dripping(clock: FakeClock, start: bytes, drops: Iterable[bytes], rest: bytes) -> Answer:
+def dripping(clock: FakeClock, start: bytes, drops: Sequence[bytes], rest: bytes) -> Answer:
     """An answer that is good in the end, 200 seconds later."""
 
     def act(handler: BaseHTTPRequestHandler) -> None:
@@ -80,7 +79,7 @@ def test_a_proxy_that_drips_its_head_ends_at_the_deadline(
     for name in ("no_proxy", "NO_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("https_proxy", server.url)
-    server.script = [dripping(clock, b"HTTP/1.1 200 OK\r\n", repeat(b"X-Drip: x\r\n", 200), b"\r\n")]
+    server.script = [dripping(clock, b"HTTP/1.1 200 OK\r\n", [b"X-Drip: x\r\n"] * 200, b"\r\n")]
     with pytest.raises(AkoolDeadlineError, match=r"Attempt 1 ended with: .*ReadTimeout"):
         connect(base_url="https://api.example").results([ID], deadline=Deadline(clock, 45))
     assert [request.method for request in server.seen] == ["CONNECT"]
