@@ -9,7 +9,7 @@ SQLALCHEMY20_TESTS := $(filter-out %_properties.py,$(wildcard tests/integration/
 PYTHON ?= python3
 PORT ?= 3000
 
-.PHONY: demo dev test lint format bench clean
+.PHONY: demo dev test lint audit format bench clean
 
 $(STAMP): pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
@@ -47,6 +47,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@$(BIN)/python -m tools.audit
+
+audit: $(STAMP)  ## what is installed: does it fit together, is a vulnerability known; says so when it cannot ask
+	@$(BIN)/python -m tools.audit
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

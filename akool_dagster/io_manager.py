@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, PrivateAttr
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
@@ -22,9 +23,10 @@ from akool_dagster.ownership import (
     ensure_owner,
     refuse_going_back,
 )
-from akool_dagster.storage import StorageError, StorageRoot
+from akool_dagster.storage import StorageError, StorageRoot, refuse_credentials
 from akool_dagster.tables import TABLES
 
+_HOURLY_KEY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]{2}:[0-9]{2}")
 STALE_SECONDS = 900.0
 """A temporary file that nobody wrote to for so long was left by a killed run."""
 TABLE_METADATA = "akool/table"
@@ -40,11 +42,19 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     are not replaced by an older ledger's (see `akool_dagster.ownership`).
     """
 
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     storage_root: str = Field(
-        description="Absolute path or fsspec URL (s3://bucket/folder) of the folder that everything is stored in."
+        description="Absolute path or fsspec URL (s3://bucket/folder) of the folder that everything is stored in. "
+        "Credentials for it come from the environment."
     )
 
     _root: StorageRoot | None = PrivateAttr(default=None)  # one for a run: a remote driver's client is slow to make
+
+    @field_validator("storage_root", mode="before")
+    @classmethod
+    def _refuse_credentials(cls, value: object) -> object:
+        return without_credentials(value)
 
     def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame | pa.Table | None) -> None:
         """Write one asset or one partition of it; adds path, rows and bytes to the materialisation's metadata."""
@@ -82,7 +92,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             root.remove_stale_temporaries(relative.rpartition("/")[0], STALE_SECONDS, SystemClock())
         with root.temporary(relative) as file:
             try:
-                pq.write_table(table, file, compression="zstd")
+                with root.files.open(file, "xb") as sink:
+                    pq.write_table(table, sink, compression="zstd")
             except pa.ArrowException as error:
                 raise StorageError(f"Cannot write {root.uri(relative)}: {error}") from error
             size = file.stat().st_size
@@ -129,8 +140,23 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         return self._root
 
 
+def without_credentials(storage_root: object) -> object:
+    """Return a storage root as it is. Raises `StorageError` when it holds credentials, which the UI would show."""
+    if isinstance(storage_root, str) and not isinstance(storage_root, dg.EnvVar):
+        refuse_credentials(storage_root)
+    return storage_root
+
+
 def _relative_path(key: dg.AssetKey, partition_key: str | None) -> str:
-    parts = list(key.path) if partition_key is None else [*key.path, partition_key.replace(":", "")]
+    parts = list(key.path)
+    if partition_key is not None:
+        # Only the keys of hourly partitions lose their colon: without it "a:b" would be the same file as "ab".
+        parts.append(partition_key.replace(":", "") if _HOURLY_KEY.fullmatch(partition_key) else partition_key)
+    if any("/" in part for part in parts):
+        raise StorageError(
+            f"{'/'.join(parts)!r} would be the file of another asset or partition: the parts of an asset key and the "
+            "keys of its partitions may have no '/'."
+        )
     return "/".join(parts) + ".parquet"
 
 

@@ -77,7 +77,11 @@ class PartitionGrid:
 
     def window(self, key: str) -> tuple[int, int]:
         """Return the first millisecond of a partition and that of the next. Raises ValueError for a wrong key."""
-        start_ms = _to_ms(datetime.strptime(key, self.key_format).replace(tzinfo=UTC))
+        start = datetime.strptime(key, self.key_format).replace(tzinfo=UTC)
+        start_ms = _to_ms(start)
+        # "2026-3-1" would land the first of March, and "...-10:30" that hour, a second time under another name.
+        if start.strftime(self.key_format) != key or start_ms % self._length_ms:
+            raise ValueError(f"{key!r} is not the key of a partition: those are like {self.first_key}.")
         return start_ms, start_ms + self._length_ms
 
     @property

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import dagster as dg
-from pydantic import Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue, field_validator
 
+from akool_dagster.api.base_url import checked_base_url
 from akool_dagster.api.client import AkoolClient
 from akool_dagster.api.credentials import credentials_from
+from akool_dagster.io_manager import without_credentials
 from akool_dagster.ledger import JobLedger
 from akool_dagster.settings import DEFAULT_BASE_URL
 from akool_dagster.storage import StorageRoot
@@ -17,6 +20,7 @@ from akool_dagster.videos.fetch import FetchLimits
 from akool_dagster.videos.stall import MinimumPace
 
 _SECRET: dict[str, JsonValue] = {"dagster__is_secret": True}
+_QUIET = ConfigDict(hide_input_in_errors=True)  # a key given as a number, or in a list, would be quoted
 
 
 class AkoolResource(dg.ConfigurableResource[Any]):
@@ -24,6 +28,8 @@ class AkoolResource(dg.ConfigurableResource[Any]):
 
     Give an API key, or a client id and secret; if both are given the key is used, and only one header is ever sent.
     """
+
+    model_config = _QUIET
 
     api_key: str | None = Field(
         default=None,
@@ -49,6 +55,14 @@ class AkoolResource(dg.ConfigurableResource[Any]):
     connect_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait for a connection.")
     read_timeout: float = Field(default=20.0, gt=0, description="Seconds to wait for the next bytes of an answer.")
 
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _refuse_credentials(cls, value: object) -> object:
+        # The UI shows it. Anything else that is wrong with it is said by the tick, where jobs and videos go on.
+        if isinstance(value, str) and not isinstance(value, dg.EnvVar) and re.search(r"[@?#]", value):
+            checked_base_url(value)
+        return value
+
     def client(self) -> AkoolClient:
         """Return a client with a connection pool of its own; close it after use.
 
@@ -64,6 +78,8 @@ class AkoolResource(dg.ConfigurableResource[Any]):
 
 class JobLedgerResource(dg.ConfigurableResource[Any]):
     """The durable record of jobs. Use ``with resource.open() as ledger``."""
+
+    model_config = _QUIET
 
     url: str = Field(
         description="SQLAlchemy URL of the ledger: sqlite:////absolute/path/ledger.sqlite or postgresql://...",
@@ -86,8 +102,11 @@ class JobLedgerResource(dg.ConfigurableResource[Any]):
 class VideoStoreResource(dg.ConfigurableResource[Any]):
     """Where video files are kept, and how they are downloaded."""
 
+    model_config = _QUIET
+
     storage_root: str = Field(
-        description="Absolute path or fsspec URL (s3://bucket/folder) of the folder that everything is stored in."
+        description="Absolute path or fsspec URL (s3://bucket/folder) of the folder that everything is stored in. "
+        "Credentials for it come from the environment."
     )
     threads: int = Field(default=8, ge=1, le=64, description="Downloads at the same time.")
     max_bytes: int = Field(default=2 * 1024**3, gt=0, description="Largest video that is accepted, in bytes.")
@@ -117,6 +136,11 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
     allowed_networks: list[str] = Field(
         default_factory=list, description="Networks (CIDR) that may be downloaded from though they are private."
     )
+
+    @field_validator("storage_root", mode="before")
+    @classmethod
+    def _refuse_credentials(cls, value: object) -> object:
+        return without_credentials(value)
 
     def root(self) -> StorageRoot:
         """Return the storage root. Raises `StorageError` for a relative path or a missing fsspec driver."""

@@ -17,10 +17,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 from akool_dagster.clock import Clock
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.object_storage import NOTHING, PARTIAL_SUFFIX, Found, ObjectStore, open_file_system
+from akool_dagster.object_storage import DRIVERS, NOTHING, PARTIAL_SUFFIX, Found, ObjectStore, open_file_system
 
 PART = re.compile(r"[A-Za-z0-9._:=-]+")
 REMOTE_PARTIAL_PREFIX = ".akool-dagster."
+
+_AUTHORITY = re.compile(r"(?:[^:@]*@)?(?:\[[0-9A-Fa-f:.]+\]|[^:@]*)(?::[0-9]+)?")
+BUCKET_PROTOCOLS = frozenset({*DRIVERS, "adl", "oci", "oss"})
+"""fsspec protocols whose URLs begin with a bucket or container, which has no port."""
 
 #: What a disk, and no network, answers.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES})
@@ -69,18 +73,21 @@ class StorageRoot:
     """One folder, local or remote. Every ``relative`` is a POSIX path below it: ``akool/results/x.parquet``.
 
     Every method raises `StorageError` when the storage cannot be used or ``relative`` is not a plain path.
+    Folders below the root may be symbolic links: the root is the operator's. A link in the place of a file is
+    replaced, never written through.
     """
 
     def __init__(self, url: str, *, files: OsFiles | None = None) -> None:
         """Take an absolute local path or an fsspec URL (``s3://…``, ``memory://…``, ``file://…``).
 
-        Nothing is read or made yet. Raises `StorageError` for a relative path, naming the absolute form, and
-        for a URL whose fsspec driver is not installed, naming the package. Credentials and endpoint of a remote
-        root are the driver's business, which takes them from the environment.
+        Nothing is read or made yet. Raises `StorageError` for a relative path, naming the absolute form, for a URL
+        with credentials in it, and for one whose fsspec driver is not installed, naming the package. Credentials and
+        endpoint of a remote root are the driver's business, which takes them from the environment.
         """
         self.files = files or OsFiles()
-        self._display = _without_credentials(url)
+        refuse_credentials(url)
         _refuse_relative_root(url)
+        self._display = url
         try:
             file_system, self._base = open_file_system(url)
         except (ImportError, ValueError) as error:
@@ -283,6 +290,27 @@ class StorageRoot:
         # Of a disk with room left it is the quota that is used up, or its inodes.
         remark = "" if free is None else f" ({free / 1e6:.1f} MB are free)"
         return StorageFullError(f"{what}: {_cause(error)}{remark}")
+
+
+def refuse_credentials(url: str) -> None:
+    """Raise `StorageError`, without repeating it, for a storage URL that may hold a password or a signature.
+
+    Dagster's UI shows the URL. It may name a container or user (``abfs://container@account...``) and a port.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or (scheme in ("file", "local") and rest.startswith("/")):
+        return
+    plain = not re.search(r"[?#]", url) and all(
+        # A bucket has no port: in "s3://key:12/34@bucket" it is a password that goes on after the slash.
+        _AUTHORITY.fullmatch(authority) and (":" not in authority or inner not in BUCKET_PROTOCOLS)
+        for inner, authority in re.findall(r"([A-Za-z0-9+.\-]*)://([^/]*)", url)
+    )
+    if not plain:
+        raise StorageError(
+            f"The {scheme}:// URL of the storage root has a password, a query or a fragment in it, which Dagster's UI "
+            "would show. Leave it out and give credentials in the environment: AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY for S3, FSSPEC_<PROTOCOL>_<OPTION> for other drivers of fsspec."
+        )
 
 
 def _refuse_relative_root(url: str) -> None:

@@ -65,13 +65,13 @@ class Deployment:
     def rebuild(self, **changed: Any) -> None:
         """Build the definitions anew, as a restarted code location does."""
         self.options |= changed
-        options: dict[str, Any] = {"storage_root": str(self.root), "landing_interval_seconds": 0} | self.options
-        self.defs = build_akool_definitions(
-            self.prefix,
-            akool=AkoolResource(api_key=self.api_key, base_url=self.emulator.base_url),
-            ledger=JobLedgerResource(url=self.ledger_url),
-            **options,
-        )
+        usual: dict[str, Any] = {
+            "akool": AkoolResource(api_key=self.api_key, base_url=self.emulator.base_url),
+            "ledger": JobLedgerResource(url=self.ledger_url),
+            "storage_root": str(self.root),
+            "landing_interval_seconds": 0,
+        }
+        self.defs = build_akool_definitions(self.prefix, **usual | self.options)
 
     def track(self, *job_ids: str, **labels: str) -> None:
         with JobLedger.create(self.ledger_url) as ledger:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
@@ -43,6 +44,11 @@ _LEAVES: Mapping[Reaction, type[AkoolError]] = {
 }
 
 
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # told apart by the first bytes
+_LONGEST_INTEGER = 100
+"""Digits. Python refuses to read more than some 4300, and one odd row would take the whole answer with it."""
+
+
 @dataclass(frozen=True)
 class HttpAnswer:
     """What came back over HTTP: status, whole body, and the ``Retry-After`` header when there was one."""
@@ -50,6 +56,19 @@ class HttpAnswer:
     status: int
     body: bytes
     retry_after: str | None = None
+
+
+def uncompressed(body: bytes, encoding: str | None, at_most: int) -> bytes:
+    """Return a body without its gzip or zlib compression, of which we asked for none; at most so many bytes of it.
+
+    What is packed in another way, or more than once, or damaged stays as it is: that is no JSON.
+    """
+    if (encoding or "").strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    try:
+        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, at_most)
+    except zlib.error:
+        return body
 
 
 def retry_after_seconds(header: str | None, now_ms: int) -> float | None:
@@ -127,9 +146,13 @@ def judge(
 
 def _decoded(body: bytes) -> object:
     try:
-        return json.loads(body)
+        return json.loads(body, parse_int=_integer)
     except (ValueError, RecursionError):
         return None
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _LONGEST_INTEGER else digits
 
 
 def _code(envelope: object) -> int | None:

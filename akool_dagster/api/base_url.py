@@ -11,8 +11,8 @@ from akool_dagster.api.errors import AkoolConfigurationError
 DEFAULT_BASE_URL = "https://openapi.akool.com"
 
 
-def checked_base_url(base_url: str) -> tuple[str, dict[str, str]]:
-    """Return the URL without a slash at its end, and the proxy settings that its host needs."""
+def checked_base_url(base_url: str) -> tuple[str, bool]:
+    """Return the URL without a slash at its end, and whether it is on this machine."""
     problem = None
     host = ""
     try:
@@ -29,8 +29,7 @@ def checked_base_url(base_url: str) -> tuple[str, dict[str, str]]:
         problem = "is not a URL"
     if problem is not None:
         raise AkoolConfigurationError(f"The base URL {problem}. Check AKOOL_BASE_URL; unset means Akool's own.")
-    # Calls to this machine must not go through a proxy, which would see the key of a plain http call.
-    return base_url.rstrip("/"), {"no_proxy": host} if is_loopback(host) else {}
+    return base_url.rstrip("/"), is_loopback(host)
 
 
 def is_loopback(host: str) -> bool:

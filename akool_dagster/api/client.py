@@ -13,9 +13,8 @@ from typing import Any, Self
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
-from akool_dagster.api.answers import HttpAnswer, judge
+from akool_dagster.api.answers import HttpAnswer, judge, uncompressed
 from akool_dagster.api.base_url import DEFAULT_BASE_URL, checked_base_url
 from akool_dagster.api.codes import Reaction, fact_for
 from akool_dagster.api.credentials import ApiKey, ClientCredentials, Token, credentials_from
@@ -32,15 +31,17 @@ from akool_dagster.api.errors import (
 from akool_dagster.api.models import ResultsAnswer, parse_results
 from akool_dagster.api.redaction import redact_text
 from akool_dagster.api.retry import GiveUp, RetryPolicy
+from akool_dagster.api.transport import DeadlineAdapter, reads_within
 from akool_dagster.clock import Clock, Deadline, SystemClock
 from akool_dagster.job_ids import JOB_ID_PATTERN, normalise_id
 
 __all__ = ["AkoolClient", "ApiKey", "ClientCredentials", "Token", "credentials_from"]
 
 _DEFAULT_CALL_SECONDS = 120.0
-_LARGEST_ANSWER = 64 * 1024 * 1024
+# Fifty rows are some 100 kB. JSON of many tiny objects takes thirty times its size in memory.
+_LARGEST_ANSWER = 8 * 1024 * 1024
 _CHUNK = 64 * 1024
-_LONGEST_QUOTE = 200
+_LONGEST_QUOTE = 400
 _AUTH_HEADERS = ("x-api-key", "Authorization")
 
 _log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class AkoolClient:
         session: requests.Session | None = None,
         largest_answer: int = _LARGEST_ANSWER,
     ) -> None:
-        self.base_url, self._proxies = checked_base_url(base_url)
+        self.base_url, self._is_local = checked_base_url(base_url)
         self.calls = 0
         self._credentials = credentials
         self._connect_timeout = connect_timeout
@@ -186,8 +187,14 @@ class AkoolClient:
             raise AkoolConfigurationError(
                 "A token is made from client id and secret; an API key is sent as it is and needs none."
             )
-        body = {"clientId": pair.client_id, "clientSecret": pair.client_secret}
-        outcome = self._ask("POST", "/api/open/v3/getToken", body, _only_header(None, ""), deadline, None)
+        outcome = self._ask(
+            "POST",
+            "/api/open/v3/getToken",
+            {"clientId": pair.client_id, "clientSecret": pair.client_secret},  # in no variable that a traceback shows
+            _only_header(None, ""),
+            deadline,
+            None,
+        )
         if isinstance(outcome, AkoolContentError):  # no id was in this call: it is the pair that Akool objects to
             outcome = AkoolCredentialsError(
                 f"Akool answered {outcome.code} when asked for a token. Check {self._variables}.", code=outcome.code
@@ -256,7 +263,6 @@ class AkoolClient:
         url = self.base_url + path
         headers = {
             "Accept": "application/json",
-            # Uncompressed, so that the size limit holds for what is read and each read is one of the socket.
             "Accept-Encoding": "identity",
             "User-Agent": "akool-dagster",
         }
@@ -268,9 +274,18 @@ class AkoolClient:
             request = self._session.prepare_request(
                 requests.Request(method, url, json=body, headers=headers, auth=sign)
             )
-            settings: Any = self._session.merge_environment_settings(url, self._proxies, True, None, None)
+            # A CA of the session's own counts; that it does not verify at all does not.
+            verify = self._session.verify or True
+            settings: Any = self._session.merge_environment_settings(
+                url, proxies={}, stream=True, verify=verify, cert=None
+            )
+            if self._is_local:  # a proxy would see the key of a plain http call
+                settings["proxies"] = {}
             adapter = self._session.get_adapter(url)
-            with adapter.send(request, timeout=timeout, **settings) as response:  # type: ignore[arg-type]
+            with (
+                reads_within(deadline, self._read_timeout),
+                adapter.send(request, timeout=timeout, **settings) as response,  # type: ignore[arg-type]
+            ):
                 return self._read(response, deadline)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             return AkoolConfigurationError(
@@ -287,20 +302,27 @@ class AkoolClient:
         chunks: list[bytes] = []
         size = 0
         # `read1` returns after one read of the socket; `read` and `iter_content` would collect a whole chunk
-        # first, and a server that drips single bytes could hold them for ever.
-        while chunk := raw.read1(_CHUNK, decode_content=True):
+        # first, and with a session of the caller's a server that drips single bytes could hold them for ever.
+        while chunk := raw.read1(_CHUNK, decode_content=False):
             chunks.append(chunk)
             size += len(chunk)
             if size > self._largest_answer:
-                return AkoolResponseError(
-                    f"The answer is larger than {self._largest_answer} bytes. Ask for fewer ids in a call."
-                )
+                return self._too_large()
             left = deadline.remaining()
             if left <= 0:
                 return AkoolDeadlineError("The time for this call ran out in the middle of the answer.")
             if (sock := getattr(raw.connection, "sock", None)) is not None:
                 sock.settimeout(min(self._read_timeout, max(left, 0.001)))
-        return HttpAnswer(response.status_code, b"".join(chunks), response.headers.get("Retry-After"))
+        # urllib3 before 2.6 unpacks whatever it has read without any limit, layer after layer.
+        body = uncompressed(b"".join(chunks), response.headers.get("Content-Encoding"), self._largest_answer + 1)
+        if len(body) > self._largest_answer:
+            return self._too_large()
+        return HttpAnswer(response.status_code, body, response.headers.get("Retry-After"))
+
+    def _too_large(self) -> AkoolResponseError:
+        return AkoolResponseError(
+            f"The answer is larger than {self._largest_answer} bytes. Ask for fewer ids in a call."
+        )
 
     @property
     def _variables(self) -> str:
@@ -341,7 +363,7 @@ def _or_raise(outcome: Mapping[str, object] | AkoolError) -> Mapping[str, object
 
 def _pooled_session() -> requests.Session:
     session = requests.Session()
-    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=16, max_retries=0)
+    adapter = DeadlineAdapter(pool_connections=4, pool_maxsize=16, max_retries=0)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session

@@ -15,6 +15,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s\"<>]*")
 _AUTHORITY = re.compile(r"(?<=://)[^/\\?#]*")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s@:\[\]\"<>]*)(?::[0-9]*)?")
 _URL_FIELD = re.compile(r"ur[li]s?$", re.IGNORECASE)
+_WEBHOOK_FIELD = re.compile(r"(?:webhook|(?:webhook|callback|notify)ur[li])s?")
 
 
 def _without_query(url: str) -> str:
@@ -67,7 +68,7 @@ def redact_row(row: Mapping[str, object]) -> dict[str, object]:
 
 @lru_cache(maxsize=256)  # the same two dozen names in every row
 def _string_rule(key: str) -> Callable[[str], str]:
-    if key.replace("_", "").lower() == "webhookurl":
+    if _WEBHOOK_FIELD.fullmatch(re.sub(r"[^a-z]", "", key.lower())):
         return redact_webhook
     # A field that holds one URL is cut as a whole: a blank in its path must not let the query behind it
     # survive.

@@ -21,7 +21,7 @@ class Account:
     """The one account the emulator knows."""
 
     api_key: str = field(repr=False)
-    client_id: str
+    client_id: str = field(repr=False)
     client_secret: str = field(repr=False)
 
 

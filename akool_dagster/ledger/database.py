@@ -33,17 +33,16 @@ def parse_ledger_url(url: str) -> sa.URL:
     A SQLite file needs an absolute path: the daemon, the runs and the command line have different working
     directories, and each would make a ledger of its own.
     """
-    try:
-        parsed = sa.make_url(url)
-    except (exc.ArgumentError, ValueError):  # ValueError: a port that is no number, which may be part of a password
+    parsed = _read_url(url)
+    if parsed is None:  # raised out here, for an error that quotes a part of the URL would stay on as the context
         path = Path(url).expanduser()
         hint = f"sqlite:///{path if path.is_absolute() else path.absolute()}"
         raise LedgerUrlError(
             f"The ledger URL is not a SQLAlchemy URL. For a SQLite file write {hint}"
-            if "://" not in url
+            if "://" not in url and "@" not in url
             else "The ledger URL is not a SQLAlchemy URL. Write sqlite:////absolute/path/ledger.sqlite or "
             "postgresql://user:password@host:5432/database"
-        ) from None
+        )
     backend = parsed.drivername.partition("+")[0]
     if backend == "sqlite":
         database = parsed.database or ""
@@ -59,6 +58,13 @@ def parse_ledger_url(url: str) -> sa.URL:
     if backend in postgres.SCHEMES:
         return parsed.set(drivername=postgres.DRIVER)
     raise LedgerUrlError(f"A ledger lives in SQLite or PostgreSQL, not in {backend!r}.")
+
+
+def _read_url(url: str) -> sa.URL | None:
+    try:
+        return sa.make_url(url)
+    except (exc.ArgumentError, ValueError):  # ValueError: a port that is no number, which may be part of a password
+        return None
 
 
 class Database:

@@ -18,6 +18,21 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 #: Behind an IPv6-only network's translator the last 32 bits are the IPv4 address reached (RFC 6052).
 NAT64 = IPv6Network("64:ff9b::/96")
 
+#: Special-purpose networks that the `ipaddress` of some supported Python calls global, and one address that is only
+#: special where it matters: inside of Azure it is the platform's own service. (Oracle's is 192.0.0.192.)
+NEVER_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16/32",
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "64:ff9b:1::/48",
+        "2001::/23",
+        "3fff::/20",
+        "5f00::/16",
+    )
+)
+
 Resolver = Callable[[str, int], Sequence[str]]
 
 
@@ -83,6 +98,8 @@ class AddressPolicy:
             addresses = tuple(self._resolver(host, port))
         except UnicodeError:
             raise RefusedAddressError("The URL's host is not a host name.") from None
+        if not addresses:
+            raise OSError(f"{host} has no address.")
         for address in addresses:
             if not (trusted or is_public(address) or self._is_allowed(address)):
                 raise RefusedAddressError(
@@ -103,7 +120,10 @@ def is_public(address: str) -> bool:
     """
     reached = _reached(address)
     return reached.is_global and not (
-        reached.is_multicast or reached.is_reserved or getattr(reached, "is_site_local", False)
+        reached.is_multicast
+        or reached.is_reserved
+        or getattr(reached, "is_site_local", False)
+        or any(reached in network for network in NEVER_PUBLIC)
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
+from akool_dagster.api.redaction import redact_text
 from akool_dagster.clock import Clock, Deadline
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.storage import StorageFullError, StorageRoot
@@ -216,5 +218,6 @@ def _failures_as_the_video_s(request: VideoRequest) -> Iterator[None]:
 
 
 def _unexpected(request: VideoRequest, error: Exception) -> VideoError:
-    logger.warning("Video %s failed unexpectedly.", request.job_id, exc_info=error)
+    trace = redact_text("".join(traceback.format_exception(error)))  # an error of whatever kind may quote the URL
+    logger.warning("Video %s failed unexpectedly.\n%s", request.job_id, trace)
     return VideoError(f"Unexpected {type(error).__name__} while storing the video.")

@@ -20,7 +20,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from akool_dagster.clock import Deadline
 from akool_dagster.videos.addresses import AddressPolicy, CheckedAddress, host_of
-from akool_dagster.videos.errors import DownloadError, HostTroubleError
+from akool_dagster.videos.errors import DownloadError, HostTroubleError, RefusedAddressError
 
 RESOLVE_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
@@ -31,6 +31,9 @@ LONGEST_REDIRECTION = 5
 MOST_POOLS = 4
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 HEADERS = {"Accept": "video/*, */*", "Accept-Encoding": "identity", "User-Agent": "akool-dagster"}
+
+_QUERY = "akool-dagster-query"
+"""A header that no server gets: how the query reaches the connection."""
 
 _OnConnected = Callable[[socket.socket], None]
 _T = TypeVar("_T")
@@ -69,12 +72,28 @@ class _TrackedHTTPSConnection(HTTPSConnection):
         self._on_connected(self.sock)
 
 
+class _UnloggedQuery(HTTPConnection):
+    """Sends a query that the pool was not told: pools log what they ask for, and the query may be a signature."""
+
+    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
+        headers = dict(headers or {})
+        super().request(method, url + headers.pop(_QUERY, ""), body, headers, **options)
+
+
+class _HTTPPoolConnection(_UnloggedQuery, _TrackedHTTPConnection):
+    pass
+
+
+class _HTTPSPoolConnection(_UnloggedQuery, _TrackedHTTPSConnection):
+    pass
+
+
 class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _TrackedHTTPConnection
+    ConnectionCls = _HTTPPoolConnection
 
 
 class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _TrackedHTTPSConnection
+    ConnectionCls = _HTTPSPoolConnection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +193,10 @@ class VideoTransport:
             if response.status not in REDIRECTS or location is None:
                 break
             response.close()
-            url = urljoin(url, location)
+            try:
+                url = urljoin(url, location)
+            except ValueError:
+                raise RefusedAddressError(f"{address.host} redirects to what is no URL.") from None
         else:
             raise DownloadError(f"{address.host} redirects more than {LONGEST_REDIRECTION} times.", retryable=False)
         try:
@@ -209,10 +231,11 @@ class VideoTransport:
         self._check_time(address.host, deadline)
         self.exchange += 1
         left = deadline.remaining()
+        path, mark, query = address.target.partition("?")
         return self._pool(address, ip).urlopen(
             "GET",
-            address.target,
-            headers={**HEADERS, "Host": address.host_header},
+            path,
+            headers={**HEADERS, "Host": address.host_header, _QUERY: mark + query},
             retries=False,
             redirect=False,
             assert_same_host=False,

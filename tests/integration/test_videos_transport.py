@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import socket
 import ssl
 import threading
@@ -9,15 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from akool_dagster.clock import Deadline
 from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.errors import DownloadError, RefusedAddressError
 from akool_dagster.videos.transport import MOST_POOLS, VideoTransport
+from tests.certificates import make_certificate, server_context
 from tests.clock import FakeClock
 from tests.video_server import Answer, VideoServer
 
@@ -240,34 +235,12 @@ def test_an_interrupted_transport_asks_for_nothing_more(server: VideoServer, tra
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and a certificate for cdn.example and 127.0.0.9, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cdn.example")])
-    names = [x509.DNSName("cdn.example"), x509.IPAddress(ipaddress.ip_address("127.0.0.9"))]
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
-        .not_valid_after(datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    pem = serialization.Encoding.PEM
-    path.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()) + made.public_bytes(pem)
-    )
-    return path
+    return make_certificate(tmp_path_factory.mktemp("tls") / "server.pem", "cdn.example", "127.0.0.9")
 
 
 @pytest.fixture
 def tls_server(certificate: Path) -> Iterator[VideoServer]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    with VideoServer(ssl_context=context) as server:
+    with VideoServer(ssl_context=server_context(certificate)) as server:
         yield server
 
 

@@ -89,6 +89,20 @@ def test_a_webhook_keeps_scheme_and_host_only(webhook: str, redacted: str) -> No
     assert redact_webhook(webhook) == redacted
 
 
+@pytest.mark.parametrize(
+    "field",
+    ["webhookUrl", "webhook_url", "WEBHOOKURL", "webhook-url", "webhook", "webhookUri", "callbackUrl", "notify_url"],
+)
+def test_a_webhook_is_known_by_its_name_wherever_it_is(field: str) -> None:
+    row = {"outer": [{field: f"https://hooks.example/{SECRET}"}]}
+    assert redact_row(row) == {"outer": [{field: "https://hooks.example"}]}
+
+
+@pytest.mark.parametrize("field", ["webhook_status", "callback", "notify", "notified", "effect_code"])
+def test_what_only_sounds_like_a_webhook_is_left_alone(field: str) -> None:
+    assert redact_row({field: "sent"}) == {field: "sent"}
+
+
 def test_a_row_loses_its_secrets_and_nothing_else() -> None:
     row = {
         "_id": "68919a464b4dbdd4ab3d3034",

@@ -101,7 +101,14 @@ def test_a_url_that_cannot_be_read_is_not_repeated(written: str) -> None:
         parse_ledger_url(written)
     except LedgerUrlError as error:
         assert SECRET not in f"{error!r} {error.__cause__!r}"
-        assert error.__suppress_context__
+        assert error.__context__ is None
+
+
+@pytest.mark.parametrize("written", ["me:s3cret@h/d", "me:s3cret@h:5432/d", "//me:s3cret@h/d"])
+def test_a_url_without_its_scheme_is_not_repeated_as_a_path(written: str) -> None:
+    with pytest.raises(LedgerUrlError, match="postgresql://user:password@host") as caught:
+        parse_ledger_url(written)
+    assert SECRET not in str(caught.value)
 
 
 def test_a_password_where_the_port_belongs_is_a_url_error() -> None:

@@ -3,11 +3,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akool_dagster.storage import StorageError, StorageRoot
+from akool_dagster import AkoolResource, JobLedgerResource, build_akool_definitions
+from akool_dagster.io_manager import ParquetIOManager
+from akool_dagster.resources import VideoStoreResource
+from akool_dagster.storage import StorageError, StorageRoot, refuse_credentials
 
 SECRET = "hunter2"
 parts = st.from_regex(re.compile(r"[A-Za-z0-9._:=-]{1,20}"), fullmatch=True)
@@ -27,20 +31,63 @@ def test_a_root_that_is_no_path_at_all_is_refused(url: str) -> None:
         StorageRoot(url)
 
 
-def test_an_unknown_driver_is_named_without_the_credentials() -> None:
-    with pytest.raises(StorageError) as caught:
-        StorageRoot(f"nosuchdriver://user:{SECRET}@bucket/x?token={SECRET}")
-    assert "nosuchdriver" in str(caught.value)
-    assert SECRET not in str(caught.value)
+def test_an_unknown_driver_is_named() -> None:
+    with pytest.raises(StorageError, match="No driver for the storage root nosuchdriver://bucket/x"):
+        StorageRoot("nosuchdriver://bucket/x")
 
 
-def test_credentials_in_the_url_are_shown_nowhere() -> None:
-    root = StorageRoot(f"memory://user:{SECRET}@bucket/x?token={SECRET}")
-    assert repr(root) == "StorageRoot('memory://bucket/x')"
-    assert root.uri("a/b.mp4") == "memory://bucket/x/a/b.mp4"
-    with pytest.raises(StorageError) as caught:
-        root.size("missing")
-    assert SECRET not in str(caught.value)
+LEAKY = [
+    f"s3://key:{SECRET}@bucket/x",
+    f"s3://key:se/{SECRET}@bucket/x",
+    f"s3://key:12/{SECRET}@bucket/x",
+    f"s3://bucket/x?token={SECRET}",
+    f"az://container/x#{SECRET}",
+    f"abfs://container:{SECRET}@account.dfs.core.windows.net/x",
+    f"sftp://me:{SECRET}@host:22/x",
+    f"simplecache::s3://key:{SECRET}@bucket/x",
+    f"nosuchdriver://user:{SECRET}@bucket/x",
+    f"file://user:{SECRET}@host/x",
+    f"memory://user:{SECRET}@bucket/x?token={SECRET}",
+]
+
+
+@pytest.mark.parametrize("url", LEAKY)
+def test_credentials_in_the_url_are_refused_without_being_shown(url: str) -> None:
+    makers = (StorageRoot, lambda root: ParquetIOManager(storage_root=root))
+    for make in (*makers, lambda root: VideoStoreResource(storage_root=root)):
+        with pytest.raises(StorageError, match="AWS_SECRET_ACCESS_KEY") as caught:
+            make(url)
+        assert SECRET not in str(caught.value)
+
+
+def test_definitions_with_credentials_in_the_storage_root_do_not_load() -> None:
+    akool, ledger = AkoolResource(api_key="k"), JobLedgerResource(url="sqlite:////data/ledger.sqlite")
+    with pytest.raises(StorageError, match="environment"):
+        build_akool_definitions(akool=akool, ledger=ledger, storage_root=LEAKY[0])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket/a@b/c:d",
+        "abfs://container@account.dfs.core.windows.net/x",
+        "sftp://me@host:22/x",
+        "hdfs://[::1]:8020/x",
+        "/data/a:b@c?d#e",
+        "file:///data/a:b@c?d#e",
+        "simplecache::s3://bucket/x",
+        "memory://bucket/x",
+    ],
+)
+def test_a_url_without_credentials_is_no_trouble(url: str) -> None:
+    refuse_credentials(url)
+    assert ParquetIOManager(storage_root=url).storage_root == url
+
+
+def test_a_variable_is_not_read_before_the_run() -> None:
+    assert (
+        repr(VideoStoreResource(storage_root=dg.EnvVar("AKOOL_NO_SUCH_VARIABLE"))).count("AKOOL_NO_SUCH_VARIABLE") == 1
+    )
 
 
 @pytest.mark.parametrize("url", ["/data/root", "/data/root/", "file:///data/root"])

@@ -1,0 +1,259 @@
+"""Names from outside, as far as they get: none becomes a path that it should not be."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from akool_dagster import AkoolResource, JobLedger, JobLedgerResource, TrackRequest, build_akool_definitions
+from akool_dagster.cli import main
+from akool_dagster.io_manager import ParquetIOManager
+from akool_dagster.job_ids import JOB_ID_PATTERN
+from akool_dagster.landing import Granularity, PartitionGrid
+from akool_dagster.ledger.errors import InvalidJobError
+from akool_dagster.storage import StorageRoot
+from akool_dagster.videos.store import VideoRequest, video_path
+from tests.clock import FakeClock
+from tests.deployment import Deployment, emulated, object_id
+
+PIECES = ["..", ".", "/", "\\", "\0", "\n", "\r", "~", "%2e%2e", "%2f", "..%2f", ":", "*", "?", "|", "$HOME", "`id`"]
+PIECES += ["con", "nul.", "\u202e", "\u2215", "\uff0e\uff0e", "é", "a", "6", "-rf", "ledger.json", ".partial", " "]
+HOSTILE = st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map("".join) | st.text(min_size=1, max_size=30)
+GRIDS = [PartitionGrid(granularity, datetime(2025, 8, 1, tzinfo=UTC)) for granularity in Granularity]
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # hundreds of files, each made durable
+UP = "../../../../etc/passwd"
+
+many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@contextmanager
+def guarded_root() -> Iterator[tuple[Path, Path]]:
+    """Give a storage root and the folder around it, where nothing else may appear."""
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as around:
+        root = Path(around, "storage")
+        root.mkdir()
+        yield root, Path(around)
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+# --- ids ---
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobLedger]:
+    path = tmp_path_factory.mktemp("names") / "ledger.sqlite"
+    with JobLedger.create(f"sqlite:///{path}", clock=FakeClock()) as ledger:
+        yield ledger
+
+
+@many
+@given(text=HOSTILE)
+@example(text=UP)
+@example(text="a/../../b")
+@example(text="a\n")
+def test_an_id_that_can_be_tracked_is_the_name_of_one_file_in_its_days_folder(ledger: JobLedger, text: str) -> None:
+    try:
+        ledger.track("akool", [TrackRequest(job_id=text)])
+    except InvalidJobError:
+        assert not JOB_ID_PATTERN.fullmatch(text)
+        return
+    (job,) = (job for job in ledger.iter_jobs("akool") if job.job_id == text.strip())
+    request = VideoRequest(job_id=job.job_id, source_url="", expires_at_ms=0, partition_at_ms=job.partition_at)
+    relative = video_path("akool/videos", request)
+    folder, _, name = relative.rpartition("/")
+    assert name == f"{job.job_id}.mp4"
+    assert Path(StorageRoot("/data").uri(relative)).resolve() == Path("/data", folder, name)
+
+
+def test_nothing_that_a_row_or_a_label_says_becomes_a_path(deployment: Deployment) -> None:
+    job_id = object_id(int(time.time()) - 86_400)
+    names = ("file_name", "effect_name", "effect_code", "batch_id", "team_id", "model_name", "resolution", "sub_type")
+    deployment.emulator.add_job(
+        emulated(job_id, video_duration=0.5, extra_fields=dict.fromkeys((*names, UP), f"{UP}\0\n"))
+    )
+    with JobLedger.create(deployment.ledger_url) as ledger:
+        ledger.track("akool", [TrackRequest(job_id=job_id, labels={UP: UP})])
+    deployment.settle()
+    day = time.strftime("%Y-%m-%d", time.gmtime(int(job_id[:8], 16)))
+    tables = {f"akool/{name}/{day}.parquet" for name in ("results", "credits", "durations", "statuses", "videos")}
+    assert files(deployment.root) == tables | {"akool/ledger.json", f"akool/videos/{day}/{job_id}.mp4"}
+    (row,) = deployment.rows("results")
+    assert (row["file_name"], json.loads(row["labels"])) == (f"{UP}\n", {UP: UP})
+
+
+# --- partition keys ---
+
+
+@given(HOSTILE | st.from_regex(r"[0-9]{2,4}-[0-9]{1,2}-[0-9]{1,2}(-[0-9]{1,2}:[0-9]{1,2})?"), st.sampled_from(GRIDS))
+@example("2026-3-1", GRIDS[0])
+@example("٢٠٢٦-03-01", GRIDS[0])
+@example("2026-03-01\n", GRIDS[0])
+@example("2026-03-01-10:30", GRIDS[1])
+@example("2026-03-01-9:00", GRIDS[1])
+def test_a_partition_has_one_key_and_no_other(key: str, grid: PartitionGrid) -> None:
+    try:
+        start, end = grid.window(key)
+    except ValueError:
+        return
+    assert end > start
+    if start >= grid.start_ms:
+        assert grid.key(start, now_ms=end) == key
+
+
+@pytest.mark.parametrize("key", [UP, "2026-3-14", "2026-03-14/..", "2026-03-14 ", "2026-03-32", "\uff11-1-1"])
+def test_a_run_of_an_odd_partition_lands_nothing(deployment: Deployment, key: str) -> None:
+    deployment.track(object_id(int(time.time())))
+    for job in ("akool_land_results", "akool_land_videos"):
+        try:
+            landed = deployment.land(job, key).success
+        except Exception as error:  # Dagster's own, of several kinds
+            assert "partition" in str(error).lower()
+            continue
+        assert not landed
+    assert not deployment.root.exists() or files(deployment.root) <= {"akool/ledger.json"}
+
+
+FRAME = pd.DataFrame({"x": [1]})
+
+
+def written(root: Path, parts: list[str], key: str | None) -> bool:
+    context = dg.build_output_context(asset_key=dg.AssetKey(parts), partition_key=key)
+    try:
+        ParquetIOManager(storage_root=str(root)).handle_output(context, FRAME)
+    except dg.Failure:
+        return False
+    return True
+
+
+@settings(max_examples=25)
+@given(keys=st.lists(HOSTILE, min_size=1, max_size=3, unique=True))
+@example(keys=["a:b", "ab"])
+@example(keys=["../x", "x", "a/b"])
+def test_each_partition_key_is_one_file_beside_the_others_or_an_error(keys: list[str]) -> None:
+    with guarded_root() as (root, around):
+        count = sum(written(root, ["mine", "table"], key) for key in keys)
+        made = files(around)
+        assert len(made) == count
+        assert all(Path(name).parent == Path("storage/mine/table") for name in made)
+
+
+@settings(max_examples=25)
+@given(parts=st.lists(HOSTILE, min_size=1, max_size=3))
+@example(parts=["..", "..", "x"])
+@example(parts=["akool/results"])
+def test_the_parts_of_an_asset_key_are_folders_below_the_root_or_an_error(parts: list[str]) -> None:
+    with guarded_root() as (root, around):
+        expected = {f"storage/{'/'.join(parts)}/k.parquet"} if written(root, parts, "k") else set()
+        assert files(around) == expected
+
+
+# --- prefix and account ---
+
+
+@given(HOSTILE)
+@example(UP)
+@example("akool/videos")
+def test_a_prefix_is_a_plain_name_or_an_error(prefix: str) -> None:
+    akool, ledger = AkoolResource(api_key="k"), JobLedgerResource(url="sqlite:////data/ledger.sqlite")
+    if prefix.isascii() and prefix.isidentifier():
+        return
+    try:
+        build_akool_definitions(prefix, akool=akool, ledger=ledger, storage_root="/data")
+    except ValueError:
+        return
+    assert prefix.isascii()
+    assert prefix.isalnum()
+
+
+@many
+@given(account=HOSTILE.filter(lambda text: "\0" not in text))
+@example(account=UP)
+def test_an_account_on_the_command_line_is_a_plain_name_or_an_error(
+    account: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    environment = {"AKOOL_LEDGER_URL": f"sqlite:///{tmp_path_factory.getbasetemp()}/accounts.sqlite"}
+    result = CliRunner(env=environment).invoke(main, ["track", f"--account={account}", "6891abe782f7cd2a890c44ba"])
+    assert result.exit_code == (0 if JOB_ID_PATTERN.fullmatch(account) else 2), result.output
+
+
+# --- symbolic links ---
+
+
+def test_a_link_where_a_temporary_file_belongs_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    root = StorageRoot(str(tmp_path / "storage"))
+    with root.temporary("akool/x.mp4") as path:
+        path.symlink_to(outside)
+        with pytest.raises(FileExistsError):
+            root.files.open(path, "xb")
+    assert outside.read_text() == "precious"
+    assert not path.is_symlink()
+
+
+def test_a_link_at_the_destination_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    folder = tmp_path / "storage" / "mine" / "table"
+    folder.mkdir(parents=True)
+    (folder / "k.parquet").symlink_to(outside)
+    assert written(tmp_path / "storage", ["mine", "table"], "k")
+    assert outside.read_text() == "precious"
+    assert not (folder / "k.parquet").is_symlink()
+    assert (folder / "k.parquet").stat().st_size > 100
+
+
+def test_a_folder_that_the_operator_made_a_link_is_used(tmp_path: Path) -> None:
+    """A day moved to a larger disk: the storage root is the operator's, and so are the links in it."""
+    elsewhere = tmp_path / "larger"
+    elsewhere.mkdir()
+    (tmp_path / "storage" / "mine").mkdir(parents=True)
+    (tmp_path / "storage" / "mine" / "table").symlink_to(elsewhere)
+    assert written(tmp_path / "storage", ["mine", "table"], "k")
+    assert files(elsewhere) == {"k.parquet"}
+
+
+def test_cleaning_up_removes_a_link_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    root = StorageRoot(str(tmp_path / "storage"))
+    (tmp_path / "storage" / "akool").mkdir(parents=True)
+    link = tmp_path / "storage" / "akool" / ".x.mp4.1.partial"
+    link.symlink_to(outside)
+    os.utime(link, (0, 0), follow_symlinks=False)
+    assert root.remove_stale_temporaries("akool", 1.0, FakeClock()) == 1
+    assert outside.read_text() == "precious"
+
+
+def test_anothers_file_in_a_shared_temporary_folder_stops_no_landing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("anothers", "ours"):
+        path = tmp_path / f".akool-dagster.{name}.partial"
+        path.touch()
+        os.utime(path, (0, 0))
+    unlink = Path.unlink
+
+    def refusing(path: Path, missing_ok: bool = False) -> None:
+        if "anothers" in path.name:
+            raise PermissionError(1, "Operation not permitted", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refusing)
+    assert StorageRoot("memory://bucket/x").remove_stale_temporaries("akool", 1.0, FakeClock()) == 1
+    assert files(tmp_path) == {".akool-dagster.anothers.partial"}

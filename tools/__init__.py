@@ -1,0 +1,1 @@
+"""Tools for the development of this package; not a part of it."""
