@@ -5,7 +5,10 @@ STAMP := $(VENV)/.installed
 PYTHON ?= python3
 PORT ?= 3000
 
-.PHONY: demo dev test lint format bench clean
+KILLS ?= 200
+SEED ?=
+
+.PHONY: demo dev test chaos lint format bench clean
 
 $(STAMP): pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
@@ -25,6 +28,9 @@ dev: $(STAMP)  ## the same, with the web UI left running
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto
+
+chaos: $(STAMP)  ## a real deployment, killed 200 times under faults: half an hour to an hour
+	@$(BIN)/python -m tests.e2e.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

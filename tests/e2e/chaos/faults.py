@@ -1,0 +1,36 @@
+"""Faults at a constant rate: which kinds, where, and how likely each must be for the sum."""
+
+from __future__ import annotations
+
+import math
+
+from akool_dagster.emulator import AkoolEmulator
+from akool_dagster.emulator.faults import FAULT_KINDS, Endpoint, FaultKind
+
+CALL_PROBABILITY = 0.3
+"""Of every API call and every request to the CDN."""
+ROW_PROBABILITY = 0.05
+"""Of every row of an answer. Lower: at 0.3 some job would rightly be given up, after five looks without its URL."""
+ENDS_FOR_GOOD = frozenset({"failed_job"})
+
+
+def passes(kind: FaultKind) -> bool:
+    """Return whether asking again helps."""
+    return kind.name not in ENDS_FOR_GOOD
+
+
+def switch_on(emulator: AkoolEmulator) -> None:
+    """Switch on every fault that passes, so that together they happen as often as the probabilities say."""
+    kinds = [kind for kind in FAULT_KINDS.values() if passes(kind)]
+    of_rows = [kind for kind in kinds if kind.is_of_one_job]
+    for endpoint in (Endpoint.RESULTS, Endpoint.CDN):
+        of_calls = [kind for kind in kinds if not kind.is_of_one_job and endpoint in kind.allowed]
+        for kind in of_calls:
+            emulator.faults.add(kind.name, endpoint=endpoint, probability=_share(CALL_PROBABILITY, len(of_calls)))
+    for kind in of_rows:
+        emulator.faults.add(kind.name, probability=_share(ROW_PROBABILITY, len(of_rows)))
+
+
+def _share(probability: float, kinds: int) -> float:
+    """Return how likely each of several independent faults must be for one of them to be that likely."""
+    return 1.0 - math.pow(1 - probability, 1 / kinds)
