@@ -37,7 +37,7 @@ def main() -> int:
         seed=seed,
         kills=options.kills,
         failpoints=FAILPOINTS,
-        days=5,
+        days=4,
         first_jobs=60,
         step_seconds=5,
         strike_seconds=(4, 10),

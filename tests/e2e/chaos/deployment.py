@@ -17,7 +17,8 @@ from tests.e2e.chaos.failpoints import FOLDER_VARIABLE, Arming
 from tests.e2e.processes import Kind, Process, kill_everything, processes_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-CODE_SERVER_SECONDS = 60.0
+QUICK_START_SECONDS = 3.0
+"""What a code server takes to start on a quiet machine of two cores."""
 QUIET_SECONDS = 45.0
 """A daemon that says nothing of its sensor for so long is started again, as a liveness probe would."""
 
@@ -28,7 +29,13 @@ sensors: {use_threads: true, num_workers: 2, num_submit_workers: 2}
 run_coordinator:
   module: dagster.core.run_coordinator
   class: QueuedRunCoordinator
-  config: {max_concurrent_runs: -1, dequeue_interval_seconds: 1, dequeue_use_threads: true, dequeue_num_workers: 3}
+  config:
+    max_concurrent_runs: -1
+    dequeue_interval_seconds: 1
+    dequeue_use_threads: true
+    dequeue_num_workers: 4
+    max_user_code_failure_retries: 2
+    user_code_failure_retry_delay: 3
 """
 _WORKSPACE_YAML = """\
 load_from:
@@ -46,9 +53,16 @@ class Deployment:
     api_key: str
     started: int = 0
     """How often a daemon or code server was started."""
+    slowness: float = 1.0
+    """How many times longer than on a quiet machine the code server last took to start."""
     _supervised: dict[Kind, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _log_read: int = 0
+    """Bytes of the daemon's log whose ticks are counted."""
+    _ticks: int = 0
     _ticks_seen: int = 0
     _last_tick: float = 0.0
+    _starting_since: float | None = None
+    """When the code server was started that does not answer yet."""
 
     def __post_init__(self) -> None:
         self.arming = Arming(self.home / "failpoints")
@@ -86,14 +100,23 @@ class Deployment:
 
     def ticks(self) -> int:
         """Return how many evaluations of the sensor the daemon has begun."""
-        log = self._log(Kind.DAEMON)
-        return log.read_bytes().count(TICK) if log.exists() else 0
+        if self._log(Kind.DAEMON).exists():
+            with self._log(Kind.DAEMON).open("rb") as log:
+                log.seek(self._log_read)
+                whole_lines = log.read().rpartition(b"\n")[0]
+            self._log_read += len(whole_lines)
+            self._ticks += whole_lines.count(TICK)
+        return self._ticks
 
     def supervise(self) -> None:
         """Start what is not running. The daemon comes after the code server answers: it looks for it only at times."""
         if not self._runs(Kind.CODE_SERVER):
             self._start(Kind.CODE_SERVER)
-        if not self._runs(Kind.DAEMON) and self._code_server_answers():
+            self._starting_since = time.monotonic()
+        if self._starting_since is not None and self._code_server_answers():
+            self.slowness = max(1.0, (time.monotonic() - self._starting_since) / QUICK_START_SECONDS)
+            self._starting_since = None
+        if not self._runs(Kind.DAEMON) and self._starting_since is None:
             self._start(Kind.DAEMON)
             self._last_tick = time.monotonic()
         self._mind_a_silent_daemon()

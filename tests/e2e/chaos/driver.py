@@ -31,7 +31,7 @@ from tests.e2e.chaos.check import (
 )
 from tests.e2e.chaos.deployment import Deployment
 from tests.e2e.chaos.failpoints import Failpoint
-from tests.e2e.chaos.findings import Finding
+from tests.e2e.chaos.findings import Finding, Harm
 from tests.e2e.chaos.waits import STALE_SECONDS
 from tests.e2e.chaos.watcher import Watcher
 from tests.e2e.chaos.workload import Step, Workload
@@ -40,7 +40,13 @@ from tests.e2e.processes import Kind, Process, kill_everything
 ARMED_AT_ONCE = {Place.TICK: 1, Place.RUN: 3, Place.COMMAND: 1}
 ARMED_SECONDS = 25.0
 """How long a fail-point waits for somebody to reach it before another has its turn."""
-STRIKES: dict[str, int] = {Kind.RUN: 6, Kind.CODE_SERVER: 2, Kind.DAEMON: 2, "everything": 1}
+REST_TICKS = 3
+REST_UNTIL_LANDED_SECONDS = 15.0
+"""After the daemon or the code server died neither dies again until so many ticks have begun, and until something has
+landed or so much time has passed. If every tick died, no run would ever begin."""
+REST_SECONDS = 3.0
+"""After a run died at a fail-point, so that others get past it."""
+STRIKES: dict[str, int] = {Kind.RUN: 4, Kind.CODE_SERVER: 2, Kind.DAEMON: 2, "everything": 1}
 """What is killed at random, and how often against the others."""
 FAILPOINT = "fail-point"
 QUIET_TICKS = 3
@@ -100,6 +106,14 @@ class _Armed(NamedTuple):
     fault: Fault | None
 
 
+class _Rest(NamedTuple):
+    """What the deployment must have reached before its daemon or code server dies again."""
+
+    ticks: int
+    looks: int
+    until: float
+
+
 class Chaos:
     """One whole crash test. Call `run` once."""
 
@@ -121,13 +135,16 @@ class Chaos:
         self._step: Step | None = None
         self._command: subprocess.Popen[bytes] | None = None
         self._command_dies_at: float | None = None
+        self._watcher = Watcher(deployment.tables, emulator.video_bytes)
+        self._rest = _Rest(ticks=REST_TICKS, looks=1, until=self._after(REST_UNTIL_LANDED_SECONDS))
+        self._rest_until = dict.fromkeys(Place, 0.0)
         self._next_step_at = 0.0
         self._next_strike_at = 0.0
         self._next_word_at = 0.0
 
     def run(self) -> Outcome:
         """Do all of it and return what came of it."""
-        with Watcher(self._deployment.tables, self._emulator.video_bytes) as watcher:
+        with self._watcher:
             self._torment()
             self._calm_down()
             self._settle()
@@ -136,9 +153,9 @@ class Chaos:
             self._stay_quiet()
         outcome = self._outcome
         self._deployment.stop()
-        self._account_for(watcher)
+        self._account()
         with self._deployment.instance() as instance:
-            outcome.findings = sorted({*examine(self._evidence(instance)), *watcher.findings})
+            outcome.findings = sorted({*examine(self._evidence(instance)), *self._watcher.findings})
             outcome.runs = Counter(record.dagster_run.status.value for record in instance.get_run_records())
         return outcome
 
@@ -149,7 +166,7 @@ class Chaos:
         for failpoint in [one for one in self._waiting if one.boundary.name == ONLY_AT_THE_FIRST_LANDING]:
             self._arm(failpoint, until=float("inf"))
         self._step = self._workload.next_step(self._plan.first_jobs)
-        self._next_strike_at = time.monotonic() + 5
+        self._next_strike_at = self._after(5)
         while not self._enough() and self._seconds() < self._plan.chaos_seconds:
             self._deployment.supervise()
             self._notice_the_dead()
@@ -169,6 +186,10 @@ class Chaos:
     def _seconds(self) -> float:
         return time.monotonic() - self._begun
 
+    def _after(self, seconds: float) -> float:
+        """Return the moment so many seconds from now, more on a busy machine: others must get somewhere meanwhile."""
+        return time.monotonic() + seconds * self._deployment.slowness
+
     def _enough(self) -> bool:
         return self._outcome.kills.total() >= self._plan.kills and all(
             self._outcome.failpoints[str(failpoint)]
@@ -180,6 +201,9 @@ class Chaos:
         fired = self._deployment.arming.take_fired()
         for failpoint in [failpoint for failpoint in self._armed if str(failpoint) in fired]:
             self._take_back_fault(self._armed.pop(failpoint))
+            self._rest_until[failpoint.boundary.place] = self._after(REST_SECONDS)
+            if failpoint.boundary.place == Place.TICK:
+                self._let_it_land()
         for name in fired:
             self._outcome.kills[FAILPOINT] += 1
             self._outcome.processes += 1
@@ -193,10 +217,28 @@ class Chaos:
                 if not self._outcome.failpoints[str(failpoint)]:
                     self._waiting.append(failpoint)
         for place, most in ARMED_AT_ONCE.items():
-            if sum(failpoint.boundary.place == place for failpoint in self._armed) < most:
+            if self._may_arm(place, most, now):
                 chosen = self._next_failpoint(place)
                 if chosen is not None:
-                    self._arm(chosen, until=now + ARMED_SECONDS)
+                    self._arm(chosen, until=self._after(ARMED_SECONDS))
+
+    def _may_arm(self, place: Place, most: int, now: float) -> bool:
+        return (
+            sum(failpoint.boundary.place == place for failpoint in self._armed) < most
+            and now >= self._rest_until[place]
+            and (place != Place.TICK or self._rested())
+        )
+
+    def _let_it_land(self) -> None:
+        self._rest = _Rest(
+            ticks=self._deployment.ticks() + REST_TICKS,
+            looks=self._watcher.looks + 1,
+            until=self._after(REST_UNTIL_LANDED_SECONDS),
+        )
+
+    def _rested(self) -> bool:
+        landed = self._watcher.looks >= self._rest.looks or time.monotonic() > self._rest.until
+        return landed and self._deployment.ticks() >= self._rest.ticks
 
     def _next_failpoint(self, place: Place) -> Failpoint | None:
         """Return the one that waits longest; when none does, any, but not all the time."""
@@ -228,9 +270,14 @@ class Chaos:
     def _strike(self) -> None:
         if time.monotonic() < self._next_strike_at:
             return
-        self._next_strike_at = time.monotonic() + self._rng.uniform(*self._plan.strike_seconds)
+        self._next_strike_at = self._after(self._rng.uniform(*self._plan.strike_seconds))
         (what,) = self._rng.choices(list(STRIKES), list(STRIKES.values()))
+        if what != Kind.RUN:
+            if not self._rested():
+                return
+            self._let_it_land()
         processes = self._deployment.processes()
+        self._look_at_arguments(processes)
         if what == "everything":
             killed = kill_everything(self._deployment.home) if processes else 0
         else:
@@ -238,6 +285,11 @@ class Chaos:
         if killed:
             self._outcome.kills[what] += 1
             self._outcome.processes += killed
+
+    def _look_at_arguments(self, processes: Sequence[Process]) -> None:
+        for process in processes:
+            if self._deployment.api_key in process.command:
+                self._watcher.findings.add(Finding(Harm.SECRET, f"the API key is an argument of a {process.kind}"))
 
     def _kill_one(self, processes: Sequence[Process]) -> int:
         return int(self._rng.choice(processes).kill()) if processes else 0
@@ -275,7 +327,7 @@ class Chaos:
         self._command = None
         if status == 0:
             self._step = None
-            self._next_step_at = now + self._rng.uniform(0.5, 1.5) * self._plan.step_seconds
+            self._next_step_at = self._after(self._rng.uniform(0.5, 1.5) * self._plan.step_seconds)
         elif status > 0:
             raise AssertionError(f"akool-dagster failed:\n{self._deployment.last_words()}")
 
@@ -290,6 +342,7 @@ class Chaos:
             f"{self._seconds():5.0f} s  {kills.total()} of {self._plan.kills} kills ({by_kind or 'none yet'}); "
             f"{waiting} fail-points to come; {len(self._workload.labels)} jobs tracked; "
             f"{len(list(self._deployment.tables.glob('videos/*/[!.]*.mp4')))} videos"
+            + (f"; {self._deployment.slowness:.1f} times slower than it could be" * (self._deployment.slowness > 1.5))
         )
 
     # Peace
@@ -406,12 +459,12 @@ class Chaos:
             stale_seconds=STALE_SECONDS,
         )
 
-    def _account_for(self, watcher: Watcher) -> None:
+    def _account(self) -> None:
         outcome = self._outcome
         for request in self._emulator.journal.requests:
             outcome.requests[request.endpoint] += 1
             outcome.faults.update(request.faults)
         outcome.jobs = len(self._workload.labels)
-        outcome.files_watched = watcher.looks
+        outcome.files_watched = self._watcher.looks
         log = self._deployment.home / "command.log"
         outcome.reopened = sum(map(int, re.findall(r"(\d+) reopened", log.read_text())))

@@ -63,10 +63,8 @@ class Workload:
         return self._appearing(late) if late else None
 
     def relabellings(self, label: str, count: int) -> list[Step]:
-        """Return steps that relabel the same jobs: one of each day and some others."""
-        of_each_day = {int(job_id[:8], 16) // DAY_SECONDS: job_id for job_id in self.labels}
-        some = self._rng.sample(sorted(self.labels), min(3, len(self.labels)))
-        ids = sorted({*of_each_day.values(), *some})
+        """Return steps that relabel the same few jobs."""
+        ids = sorted(self._rng.sample(sorted(self.labels), min(4, len(self.labels))))
         return [self._noted(Step(ids=ids, labels={label: f"{self._steps}-{turn}"})) for turn in range(count)]
 
     def _appearing(self, jobs: Sequence[EmulatedJob]) -> Step:
