@@ -52,6 +52,8 @@ FAILPOINT = "fail-point"
 QUIET_TICKS = 3
 """Two whole ticks after the one that may just be under way."""
 IDS_PER_CALL = 100
+RUN_SECONDS = 120.0
+"""Most seconds from a run's cleaning of its folder to its last file there."""
 RELABELLINGS = 3
 
 
@@ -456,7 +458,7 @@ class Chaos:
             video_of=self._emulator.video_bytes,
             journal=self._emulator.journal.requests,
             secret=api_key,
-            stale_seconds=STALE_SECONDS,
+            stale_seconds=STALE_SECONDS + RUN_SECONDS,
         )
 
     def _account(self) -> None:
