@@ -72,7 +72,10 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         if stamp:
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), **stamp})
             first = FIRST_LANDING_METADATA in context.output_metadata
-            ensure_owner(root, "/".join(context.asset_key.path[:-1]), stamp[LEDGER_METADATA], first=first)
+            folder = "/".join(context.asset_key.path[:-1])
+            ensure_owner(root, folder, stamp[LEDGER_METADATA], first=first)
+            # A run that was killed while it made the mark left its temporary file there.
+            root.remove_stale_temporaries(folder, STALE_SECONDS, SystemClock())
         if "/" in relative:
             root.remove_stale_temporaries(relative.rpartition("/")[0], STALE_SECONDS, SystemClock())
         with root.temporary(relative) as file:

@@ -22,7 +22,7 @@ QUICK_START_SECONDS = 3.0
 QUIET_SECONDS = 45.0
 """A daemon that says nothing of its sensor for so long is started again, as a liveness probe would."""
 
-# Killed runs stay "started" in Dagster for ever and would fill a queue with a limit.
+# Runs that die together with their code server stay "started" in Dagster for ever and would fill a limited queue.
 _DAGSTER_YAML = """\
 telemetry: {enabled: false}
 sensors: {use_threads: true, num_workers: 2, num_submit_workers: 2}

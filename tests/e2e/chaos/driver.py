@@ -87,6 +87,9 @@ class Outcome:
     missed_failpoints: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)
+    """Those of the chaos, by endpoint."""
+    spoilt: int = 0
+    """How many of them met a fault."""
     runs: Counter[str] = field(default_factory=Counter)
     jobs: int = 0
     reopened: int = 0
@@ -352,6 +355,10 @@ class Chaos:
     def _calm_down(self) -> None:
         """End faults and kills, and do what is left to do."""
         self._emulator.faults.clear()
+        journal = self._emulator.journal.requests
+        self._outcome.requests = Counter(request.endpoint for request in journal)
+        self._outcome.faults = Counter(fault for request in journal for fault in request.faults)
+        self._outcome.spoilt = sum(bool(request.faults) for request in journal)
         for failpoint in list(self._armed):
             self._deployment.arming.disarm(failpoint)
         self._notice_the_dead()
@@ -463,9 +470,6 @@ class Chaos:
 
     def _account(self) -> None:
         outcome = self._outcome
-        for request in self._emulator.journal.requests:
-            outcome.requests[request.endpoint] += 1
-            outcome.faults.update(request.faults)
         outcome.jobs = len(self._workload.labels)
         outcome.files_watched = self._watcher.looks
         log = self._deployment.home / "command.log"

@@ -20,7 +20,8 @@ def report(outcome: Outcome, seed: int) -> str:
     lines = [
         f"Kills: {outcome.kills.total()} ({_listed(outcome.kills)}), {outcome.processes} processes",
         f"Fail-points: {len(outcome.failpoints)} reached ({_listed(outcome.failpoints)})",
-        f"Faults: {outcome.faults.total()} ({_listed(outcome.faults)}) in {_listed(outcome.requests)} requests",
+        f"Faults: {outcome.faults.total()} ({_listed(outcome.faults)}) in {outcome.spoilt} of "
+        f"{outcome.requests.total()} requests ({_listed(outcome.requests)})",
         f"Runs: {_listed(outcome.runs)}",
         f"{outcome.jobs} jobs, {outcome.reopened} reopened; {outcome.files_watched} versions of files watched; "
         f"chaos {outcome.chaos_seconds:.0f} s, settled in {outcome.settle_seconds:.0f} s; seed {seed}",
