@@ -195,8 +195,11 @@ class Chaos:
         """Return the moment so many seconds from now, more on a busy machine: others must get somewhere meanwhile."""
         return time.monotonic() + seconds * self._deployment.slowness
 
+    def _killed_enough(self) -> bool:
+        return self._outcome.kills.total() >= self._plan.kills
+
     def _enough(self) -> bool:
-        return self._outcome.kills.total() >= self._plan.kills and all(
+        return self._killed_enough() and all(
             self._outcome.failpoints[str(failpoint)]
             for failpoint in self._plan.failpoints
             if failpoint.boundary.name != ONLY_WITH_A_RESTORED_LEDGER
@@ -246,10 +249,12 @@ class Chaos:
         return landed and self._deployment.ticks() >= self._rest.ticks
 
     def _next_failpoint(self, place: Place) -> Failpoint | None:
-        """Return the one that waits longest; when none does, any, but not all the time."""
+        """Return the one that waits longest; when none does, any, but not all the time and only for the number."""
         for failpoint in self._waiting:
             if failpoint.boundary.place == place and failpoint.boundary.name != ONLY_AT_THE_FIRST_LANDING:
                 return failpoint
+        if self._killed_enough():
+            return None
         usual = [
             failpoint
             for failpoint in self._plan.failpoints
@@ -273,7 +278,7 @@ class Chaos:
             self._emulator.faults.remove(armed.fault)
 
     def _strike(self) -> None:
-        if time.monotonic() < self._next_strike_at:
+        if time.monotonic() < self._next_strike_at or self._killed_enough():
             return
         self._next_strike_at = self._after(self._rng.uniform(*self._plan.strike_seconds))
         (what,) = self._rng.choices(list(STRIKES), list(STRIKES.values()))
@@ -316,7 +321,7 @@ class Chaos:
                 self._emulator.add_job(job)
         with_failpoints = any(failpoint.boundary.place == Place.COMMAND for failpoint in self._armed)
         self._command = self._deployment.command(step.arguments, with_failpoints=with_failpoints)
-        dies = self._rng.random() < 0.25 and not with_failpoints
+        dies = self._rng.random() < 0.25 and not (with_failpoints or self._killed_enough())
         self._command_dies_at = now + self._rng.uniform(0.1, 1.2) if dies else None
 
     def _watch_command(self, command: subprocess.Popen[bytes], now: float) -> None:
