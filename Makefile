@@ -9,7 +9,10 @@ SQLALCHEMY20_TESTS := $(filter-out %_properties.py,$(wildcard tests/integration/
 PYTHON ?= python3
 PORT ?= 3000
 
-.PHONY: demo dev test lint audit format bench clean
+KILLS ?= 200
+SEED ?=
+
+.PHONY: demo dev test nightly chaos lint audit format bench clean
 
 $(STAMP): pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
@@ -42,6 +45,12 @@ test: $(STAMP) $(SQLALCHEMY20_STAMP)  ## the ledger's tests on SQLAlchemy 2.0, t
 	PYTHONPATH="$(SQLALCHEMY20)$${PYTHONPATH:+:$$PYTHONPATH}" AKOOL_TEST_SQLALCHEMY=2.0 \
 	  $(BIN)/python -m pytest -n auto $(SQLALCHEMY20_TESTS)
 	$(BIN)/python -m pytest -n auto
+
+nightly: $(STAMP)  ## the searches of `make test`, with thirty times as many examples: an hour
+	AKOOL_TESTS=nightly $(BIN)/python -m pytest -n auto tests/integration/test_settling.py
+
+chaos: $(STAMP)  ## a real deployment, killed 200 times under faults: half an hour to an hour
+	@$(BIN)/python -m tests.e2e.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

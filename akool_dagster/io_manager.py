@@ -88,6 +88,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             first = FIRST_LANDING_METADATA in context.output_metadata
             folder = "/".join(context.asset_key.path[:-1])
             adopted = ensure_owner(root, folder, stamp[LEDGER_METADATA], first=first).adopted
+            # A run that was killed while it made the mark left its temporary file there.
+            root.remove_stale_temporaries(folder, STALE_SECONDS, SystemClock())
         if "/" in relative:
             root.remove_stale_temporaries(relative.rpartition("/")[0], STALE_SECONDS, SystemClock())
         with root.temporary(relative) as file:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.e2e.processes import kill_everything
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -50,23 +51,10 @@ class Daemon:
 
     def kill_everything(self) -> int:
         """Kill -9 the daemon, its code server and every run; return how many processes that were."""
-        killed = 0
-        for process in Path("/proc").iterdir():
-            if process.name.isdigit() and int(process.name) != os.getpid() and self._is_ours(process):
-                try:
-                    os.kill(int(process.name), signal.SIGKILL)
-                    killed += 1
-                except ProcessLookupError:
-                    continue
+        killed = kill_everything(self.home)
         if self._process is not None:
             self._process.wait()
         return killed
-
-    def _is_ours(self, process: Path) -> bool:
-        try:
-            return f"DAGSTER_HOME={self.home}\0".encode() in (process / "environ").read_bytes()
-        except OSError:
-            return False
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, daemon: Daemon) -> None:

@@ -5,13 +5,19 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from akool_dagster import AkoolResource, JobLedgerResource, build_akool_definitions
+from akool_dagster import AkoolResource, JobLedgerResource, VideoStoreResource, build_akool_definitions
 from akool_dagster.settings import settings_from
+from tests.e2e.chaos import failpoints, waits
+
+if failpoints.install_if_asked(dict(os.environ)):
+    waits.shorten()
 
 settings = settings_from(os.environ)
 
 defs = build_akool_definitions(
-    akool=AkoolResource(api_key=dg.EnvVar("AKOOL_API_KEY"), base_url=settings.base_url),
+    akool=AkoolResource(
+        api_key=dg.EnvVar("AKOOL_API_KEY"), base_url=settings.base_url, connect_timeout=2, read_timeout=3
+    ),
     ledger=JobLedgerResource(url=settings.ledger_url),
     storage_root=settings.storage_root,
     start_date=(datetime.now(UTC) - timedelta(days=7)).date(),
@@ -19,4 +25,6 @@ defs = build_akool_definitions(
     minimum_interval_seconds=2,
     landing_interval_seconds=2,
     run_start_seconds=20,
+    tick_seconds=10,
+    video_store=VideoStoreResource(storage_root=settings.storage_root, seconds_per_file=20),
 )

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from akool_dagster import TABLES, ParquetIOManager
 from akool_dagster.io_manager import TABLE_METADATA
-from tests.deployment import quiet_instance
+from tests.deployment import Deployment, emulated, object_id, quiet_instance
 
 DAYS = dg.DailyPartitionsDefinition("2026-03-01", end_date="2026-03-05")
 
@@ -155,3 +156,19 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(instance: dg.DagsterIns
     assert not run(instance, root, [unwritable], "sales", "2026-03-01").success
     assert [path.name for path in (root / "sales").iterdir()] == ["2026-03-01.parquet"]
     assert (root / "sales/2026-03-01.parquet").read_bytes() == before
+
+
+def test_what_a_killed_run_left_of_the_mark_and_of_a_table_is_removed_once_it_is_stale(deployment: Deployment) -> None:
+    account = deployment.root / deployment.prefix
+    left = [account / ".ledger.json.1.partial", account / "results" / ".2025-10-09.parquet.1.partial"]
+    fresh = account / ".ledger.json.2.partial"
+    for path in (*left, fresh):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for path in left:
+        os.utime(path, (1_760_000_000, 1_760_000_000))
+    job_id = object_id(1_760_000_400)
+    deployment.emulator.add_job(emulated(job_id))
+    deployment.track(job_id)
+    deployment.settle()
+    assert list(account.rglob(".*.partial")) == [fresh]

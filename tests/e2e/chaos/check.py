@@ -1,0 +1,355 @@
+"""The independent check of a deployment: tables, files, ledger, event log and the journal of requests.
+
+It reads them with pyarrow, sqlite3 and the file system alone; nothing of the package that is under test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+import requests
+
+from tests.e2e.chaos.findings import Finding, Harm
+
+TABLES = ("results", "credits", "durations", "statuses", "videos")
+TABLES_OF_ENDED_JOBS = ("results", "credits", "durations")
+COMPLETED, FAILED = 3, 4
+READING = frozenset({("POST", "resultsByIds"), ("GET", "cdn"), ("GET", "quota/info"), ("POST", "getToken")})
+SHORTENED_URLS = frozenset({"image_url", "audio_url"})
+"""These lose their query; ``webhookUrl`` its path too."""
+
+Row = Mapping[str, Any]
+
+
+class Request(Protocol):
+    """A line of the emulator's journal."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def auth_headers(self) -> Sequence[str]: ...
+
+
+def ask_akool(base_url: str, api_key: str, ids: Sequence[str]) -> dict[str, Row]:
+    """Return the rows that Akool holds of these ids, by id. Raises when it does not answer."""
+    answer = requests.post(
+        f"{base_url}/api/open/v4/image2Video/resultsByIds",
+        json={"_ids": ",".join(ids)},
+        headers={"x-api-key": api_key},
+        timeout=20,
+    )
+    answer.raise_for_status()
+    return {row["_id"]: row for row in answer.json()["data"]["result"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is checked, and what it is checked against."""
+
+    home: Path
+    """Everything the deployment has ever written is below it."""
+    ledger: Path
+    tables: Path
+    """The account's folder in the storage root."""
+    instance: dg.DagsterInstance
+    labels: Mapping[str, Mapping[str, str]]
+    """The labels of every tracked id."""
+    truth: Mapping[str, Row]
+    """What Akool holds of those that it knows."""
+    video_of: Callable[[str], bytes]
+    journal: Sequence[Request]
+    secret: str
+    stale_seconds: float
+    """How old a killed process's temporary file must be before it is removed."""
+
+    @cached_property
+    def ended(self) -> set[str]:
+        """The ids of jobs that have completed or failed at Akool."""
+        return {job_id for job_id, row in self.truth.items() if row["status"] in (COMPLETED, FAILED)}
+
+    @cached_property
+    def completed(self) -> set[str]:
+        """The ids of jobs that have a video."""
+        return {job_id for job_id, row in self.truth.items() if row["status"] == COMPLETED}
+
+    def belong_to(self, table: str) -> Collection[str]:
+        """Return the ids that a table must have."""
+        if table in TABLES_OF_ENDED_JOBS:
+            return self.ended
+        return self.completed if table == "videos" else self.labels.keys()
+
+    def state_of(self, job_id: str) -> str:
+        """Return the state that a job must be in."""
+        if job_id not in self.truth:
+            return "missing"
+        return {COMPLETED: "completed", FAILED: "failed"}.get(self.truth[job_id]["status"], "pending")
+
+
+def examine(evidence: Evidence) -> list[Finding]:
+    """Return everything that is wrong, worst first."""
+    checks = (check_tables, check_videos, check_ledger, check_event_log, check_files, check_secrets, check_journal)
+    return sorted({finding for check in checks for finding in check(evidence)})
+
+
+def day_of(job_id: str) -> str:
+    """Return the day (UTC) in which an ObjectId was made."""
+    return datetime.fromtimestamp(int(job_id[:8], 16), UTC).date().isoformat()
+
+
+def check_tables(evidence: Evidence) -> Iterator[Finding]:
+    """Find rows that are lost, doubled, in another partition than theirs, or not as Akool has them."""
+    for table in TABLES:
+        found: Counter[str] = Counter()
+        for file in sorted((evidence.tables / table).glob("*.parquet")):
+            for row in _readable_rows(file):
+                found[row["_id"]] += 1
+                yield from _check_row(evidence, table, file.stem, row)
+        for job_id in evidence.belong_to(table):
+            if found[job_id] == 0:
+                yield Finding(Harm.LOST, f"{job_id} has no row in {table}")
+        for job_id, rows_of_it in found.items():
+            if rows_of_it > 1:
+                yield Finding(Harm.DOUBLED, f"{job_id} has {rows_of_it} rows in {table}")
+            if job_id not in evidence.belong_to(table):
+                yield Finding(Harm.WRONG, f"{job_id} does not belong to {table}")
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Return every row of a Parquet file, times as milliseconds. Raises when it is no whole Parquet file."""
+    table = pq.ParquetFile(file).read()
+    for index, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type):
+            table = table.set_column(index, field.name, table.column(index).cast(pa.int64()))
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _readable_rows(file: Path) -> list[dict[str, Any]]:
+    try:
+        return read_rows(file)
+    except (pa.ArrowException, OSError):
+        return []  # check_files names it
+
+
+def _check_row(evidence: Evidence, table: str, day: str, row: Row) -> Iterator[Finding]:
+    job_id = row["_id"]
+    where = f"{job_id} in {table}"
+    if day_of(job_id) != day or row["partition_time"] != _midnight_ms(day):
+        yield Finding(Harm.WRONG, f"{where} of {day} belongs to {day_of(job_id)}")
+    truth = evidence.truth.get(job_id, {})
+    for name in truth.keys() & row.keys():
+        if row[name] != (wanted := _as_landed(name, truth[name])):
+            yield Finding(Harm.WRONG, f"{where}: {name} is {row[name]!r}, not {wanted!r}")
+    if "labels" in row and json.loads(row["labels"]) != evidence.labels.get(job_id, {}):
+        yield Finding(Harm.WRONG, f"{where}: labels are {row['labels']}")
+    if "extra" in row:
+        unnamed = {name: value for name, value in truth.items() if name not in row}
+        if not unnamed.items() <= json.loads(row["extra"]).items():
+            yield Finding(Harm.WRONG, f"{where}: extra is {row['extra']}")
+    if table == "statuses" and row["state"] != evidence.state_of(job_id):
+        yield Finding(Harm.WRONG, f"{where}: state is {row['state']}, not {evidence.state_of(job_id)}")
+    if table == "statuses" and row["failure_reason"] != truth.get("error_reason"):
+        yield Finding(Harm.WRONG, f"{where}: failure_reason is {row['failure_reason']!r}")
+
+
+def _as_landed(name: str, sent: Any) -> Any:
+    if name in SHORTENED_URLS and sent:
+        return urlsplit(sent)._replace(query="").geturl()
+    if name == "webhookUrl" and sent:
+        return urlsplit(sent)._replace(path="", query="").geturl()
+    return sent
+
+
+def _midnight_ms(day: str) -> int:
+    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def check_videos(evidence: Evidence) -> Iterator[Finding]:
+    """Find video files that are lost, doubled, not those that Akool serves, or not as the manifest says."""
+    files: dict[str, list[Path]] = {}
+    for file in sorted((evidence.tables / "videos").glob("*/[!.]*.mp4")):
+        files.setdefault(file.stem, []).append(file)
+    for job_id in evidence.completed - files.keys():
+        yield Finding(Harm.LOST, f"{job_id} has no video file")
+    for job_id, found in files.items():
+        if len(found) > 1:
+            yield Finding(Harm.DOUBLED, f"{job_id} has {len(found)} video files")
+        if job_id not in evidence.completed:
+            yield Finding(Harm.WRONG, f"{job_id} has a video file, but has not completed")
+            continue
+        served = evidence.video_of(job_id)
+        for file in found:
+            stored = file.read_bytes()
+            if stored != served:
+                harm = Harm.PARTIAL if len(stored) < len(served) else Harm.WRONG
+                yield Finding(harm, f"{file.name} is not what Akool serves: {len(stored)} of {len(served)} bytes")
+    for manifest in sorted((evidence.tables / "videos").glob("*.parquet")):
+        for row in _readable_rows(manifest):
+            yield from _check_manifest_row(evidence, manifest.stem, row)
+
+
+def _check_manifest_row(evidence: Evidence, day: str, row: Row) -> Iterator[Finding]:
+    job_id = row["_id"]
+    if job_id not in evidence.completed:
+        return
+    served = evidence.video_of(job_id)
+    wanted = {
+        "video_state": "stored",
+        "path": f"{evidence.tables.name}/videos/{day}/{job_id}.mp4",
+        "bytes": len(served),
+        "sha256": hashlib.sha256(served).hexdigest(),
+        "reported_duration": evidence.truth[job_id]["video_duration"],
+        "source_url": evidence.truth[job_id]["video_url"],
+        "error": None,
+    }
+    for name, value in wanted.items():
+        if row[name] != value:
+            yield Finding(Harm.WRONG, f"{job_id} in videos: {name} is {row[name]!r}, not {value!r}")
+
+
+def check_ledger(evidence: Evidence) -> Iterator[Finding]:
+    """Find ids that the ledger lost, states that are not Akool's, and landed files that are behind or another's."""
+    with closing(sqlite3.connect(f"file:{evidence.ledger}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        (sound,) = connection.execute("PRAGMA integrity_check").fetchone()
+        if sound != "ok":
+            yield Finding(Harm.WRONG, f"the ledger's database is damaged: {sound}")
+        counter = connection.execute("SELECT ledger_id, revision FROM akool_ledger").fetchone()
+        jobs = connection.execute("SELECT * FROM akool_jobs").fetchall()
+    found = Counter(job["_id"] for job in jobs)
+    for job_id in evidence.labels.keys() - found.keys():
+        yield Finding(Harm.LOST, f"{job_id} was tracked, but the ledger does not know it")
+    for job_id, rows in found.items():
+        if rows > 1:
+            yield Finding(Harm.DOUBLED, f"{job_id} is {rows} times in the ledger")
+    heads: Counter[tuple[str, str]] = Counter()
+    for job in jobs:
+        job_id, day = job["_id"], day_of(job["_id"])
+        if job["state"] != evidence.state_of(job_id):
+            yield Finding(Harm.WRONG, f"{job_id} is {job['state']} in the ledger, not {evidence.state_of(job_id)}")
+        if job_id in evidence.completed and job["video_state"] != "stored":
+            yield Finding(Harm.LOST, f"the video of {job_id} is {job['video_state']} ({job['video_error']})")
+        if max(job["revision"], job["video_revision"]) > counter["revision"]:
+            yield Finding(Harm.WRONG, f"{job_id} has a revision above the ledger's counter")
+        for table in TABLES:
+            head = job["video_head"] if table == "videos" else job["head"]
+            heads[table, day] = max(heads[table, day], head)
+    for (table, day), head in heads.items():
+        file = evidence.tables / table / f"{day}.parquet"
+        ledger_id, revision = stamp_of(file) if file.exists() else (None, 0)
+        if head and ledger_id != counter["ledger_id"]:
+            yield Finding(Harm.WRONG, f"{table} of {day} is stamped with the ledger {ledger_id}")
+        if revision < head:
+            yield Finding(Harm.LOST, f"{table} of {day} landed at revision {revision}, but changed at {head}")
+
+
+def stamp_of(file: Path) -> tuple[str | None, int]:
+    """Return the ledger and the revision that a Parquet file says it was written from; -1 without one."""
+    try:
+        metadata = pq.read_schema(file).metadata or {}
+    except (pa.ArrowException, OSError):
+        return None, -1
+    ledger_id = metadata.get(b"akool/ledger")
+    return None if ledger_id is None else ledger_id.decode(), int(metadata.get(b"akool/revision", b"-1"))
+
+
+def check_event_log(evidence: Evidence) -> Iterator[Finding]:
+    """Find materialisations that went back, and files that the event log does not know of."""
+    for table in TABLES:
+        last: dict[str, int] = {}
+        for day, revision in _materialisations(evidence, table):
+            if revision < last.get(day, 0):
+                yield Finding(
+                    Harm.WENT_BACK, f"{table} of {day} was materialised at {revision} after {last[day]} (event log)"
+                )
+            last[day] = revision
+        for file in sorted((evidence.tables / table).glob("*.parquet")):
+            _, revision = stamp_of(file)
+            if last.get(file.stem, -1) > revision:
+                yield Finding(
+                    Harm.WENT_BACK, f"{table} of {file.stem} is at {revision}, but {last[file.stem]} was materialised"
+                )
+            if file.stem not in last:
+                yield Finding(Harm.LOST, f"no materialisation of {table} of {file.stem} is in the event log")
+
+
+def _materialisations(evidence: Evidence, table: str) -> Iterator[tuple[str, int]]:
+    """Yield the partition and revision of each materialisation of a table, oldest first."""
+    cursor: str | None = None
+    while True:
+        page = evidence.instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey([evidence.tables.name, table])), limit=500, cursor=cursor, ascending=True
+        )
+        for record in page.records:
+            materialization = record.asset_materialization
+            if materialization is not None and (revision := materialization.metadata.get("akool/revision")):
+                yield str(materialization.partition), int(str(revision.value))
+        if not page.has_more:
+            return
+        cursor = page.cursor
+
+
+def check_files(evidence: Evidence) -> Iterator[Finding]:
+    """Find visible files that are not whole or do not belong there, and temporary files that should be gone."""
+    for file in sorted(path for path in evidence.tables.rglob("*") if path.is_file()):
+        relative = file.relative_to(evidence.tables)
+        if file.name.startswith("."):
+            age = _newest_landing(file) - file.stat().st_mtime
+            if age > evidence.stale_seconds:
+                yield Finding(Harm.PARTIAL, f"{relative} was {age:.0f} s old at the last landing beside it")
+        elif file.suffix == ".parquet":
+            try:
+                read_rows(file)
+            except (pa.ArrowException, OSError) as error:
+                yield Finding(Harm.PARTIAL, f"{relative} is no whole Parquet file: {error}")
+        elif file.suffix == ".mp4":
+            continue  # check_videos compares it
+        elif str(relative) != "ledger.json" or not json.loads(file.read_text())["ledger"]:
+            yield Finding(Harm.WRONG, f"{relative} does not belong there")
+
+
+def _newest_landing(temporary: Path) -> float:
+    beside = [path.stat().st_mtime for path in temporary.parent.iterdir() if not path.name.startswith(".")]
+    return max(beside, default=time.time())
+
+
+def check_secrets(evidence: Evidence) -> Iterator[Finding]:
+    """Find the secret in any file of the home, in any value of a Parquet file, and in requests to the CDN."""
+    secret = evidence.secret.encode()
+    for file in sorted(path for path in evidence.home.rglob("*") if path.is_file()):
+        if secret in file.read_bytes() or (file.suffix == ".parquet" and _has_value(file, evidence.secret)):
+            yield Finding(Harm.SECRET, f"the API key is in {file.relative_to(evidence.home)}")
+    for request in evidence.journal:
+        if request.endpoint == "cdn" and request.auth_headers:
+            yield Finding(Harm.SECRET, f"{', '.join(request.auth_headers)} went to the CDN ({request.path})")
+
+
+def _has_value(file: Path, secret: str) -> bool:
+    # Parquet compresses: a value does not show in the file's bytes.
+    return any(secret in str(value) for row in _readable_rows(file) for value in row.values())
+
+
+def check_journal(evidence: Evidence) -> Iterator[Finding]:
+    """Find requests that do anything but read."""
+    for request in evidence.journal:
+        if (request.method, request.endpoint) not in READING:
+            yield Finding(Harm.CALLED, f"{request.method} {request.path} was called")

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import ast
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from akool_dagster.emulator import FAULT_KINDS
+from tests.e2e.chaos import check, findings
+from tests.e2e.chaos.boundaries import BOUNDARIES, ONLY_AT_THE_FIRST_LANDING, ONLY_WITH_A_RESTORED_LEDGER, Boundary
+from tests.e2e.chaos.failpoints import FAILPOINTS, FOLDER_VARIABLE, Arming, Failpoint, resolve
+from tests.e2e.chaos.waits import SHORT_WAITS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES, ids=lambda boundary: boundary.name)
+def test_every_boundary_is_a_function_of_the_package(boundary: Boundary) -> None:
+    _, name, function = resolve(boundary.target)
+    assert function.__name__ == name
+    assert function.__module__.startswith("akool_dagster.")
+    assert boundary.fault is None or boundary.fault in FAULT_KINDS
+
+
+def test_a_boundary_that_the_package_no_longer_has_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        resolve("akool_dagster.ledger.ledger:JobLedger.no_such_method")
+
+
+def test_boundaries_have_names_of_their_own() -> None:
+    names = {boundary.name for boundary in BOUNDARIES}
+    assert len(names) == len(BOUNDARIES)
+    assert {ONLY_AT_THE_FIRST_LANDING, ONLY_WITH_A_RESTORED_LEDGER} <= names
+
+
+@pytest.mark.parametrize(("module", "name", "value"), SHORT_WAITS, ids=lambda part: str(part)[:40])
+def test_every_shortened_wait_is_one_of_the_package(module: str, name: str, value: object) -> None:
+    original = getattr(import_module(module), name)
+    assert callable(value) if callable(original) else value < original
+
+
+def test_the_check_and_its_findings_use_nothing_of_the_package() -> None:
+    for module in (check, findings):
+        tree = ast.parse(Path(str(module.__file__)).read_text())
+        imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert imported
+        assert not [name for name in imported if name.startswith("akool_dagster")]
+
+
+@pytest.fixture
+def arming(tmp_path: Path) -> Arming:
+    arming = Arming(tmp_path / "failpoints")
+    arming.prepare()
+    return arming
+
+
+def track_in_a_process(tmp_path: Path) -> int:
+    """Run `akool-dagster track` with the fail-points installed and return its exit status."""
+    environment = {
+        "PYTHONPATH": str(REPOSITORY),
+        "DAGSTER_HOME": str(tmp_path),
+        FOLDER_VARIABLE: str(tmp_path / "failpoints"),
+    }
+    command = [sys.executable, "-m", "tests.e2e.chaos.command", "track", "68919a464b4dbdd4ab3d3034"]
+    return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, check=False).returncode
+
+
+def failpoint(name: str) -> Failpoint:
+    return next(one for one in FAILPOINTS if str(one) == name)
+
+
+def test_a_process_dies_where_it_is_armed_and_leaves_a_trace(arming: Arming, tmp_path: Path) -> None:
+    after = failpoint("after track ids")
+    arming.arm(failpoint("before track ids"), reached=2)
+    arming.arm(after)
+    assert track_in_a_process(tmp_path) == -signal.SIGKILL
+    assert list(arming.take_fired()) == ["after track ids"]
+    assert arming.take_fired() == {}
+    assert not arming.disarm(after)
+    assert arming.disarm(failpoint("before track ids"))  # reached once, and armed for the second time
+    assert track_in_a_process(tmp_path) == 0
+    assert arming.take_fired() == {}
