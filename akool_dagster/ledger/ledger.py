@@ -159,7 +159,7 @@ class JobLedger:
 
     def restoring(self, account: str) -> Restoring:
         """Return how an account's jobs are brought up to landed tables."""
-        return Restoring(self._database, account)
+        return Restoring(self._database, account, self._clock)
 
     def pruning(self, account: str) -> Pruning:
         """Return how an account's payloads are dropped."""
@@ -210,7 +210,7 @@ class JobLedger:
                 if after != job:
                     updated.append((job, after))
             if new or updated:
-                revision = next_revision(connection)
+                revision = next_revision(connection, now)
                 if new:
                     rows = [new_job_row(account, job_id, labels, now, revision) for job_id, labels in new.items()]
                     statement = self._database.insert(jobs).on_conflict_do_nothing().returning(jobs.c.job_id)
@@ -296,7 +296,7 @@ class JobLedger:
     def _write_observed(self, connection: sa.Connection, account: str, changes: list[tuple[Job, Job]]) -> RecordReport:
         changes = [(before, after) for before, after in changes if before != after]
         shown = sum(shows_differently(before, after) for before, after in changes)
-        revision = next_revision(connection) if shown else 0
+        revision = next_revision(connection, self._clock.now_ms()) if shown else 0
         write_changes(self._database, connection, account, changes, revision)
         ended = [after.state for before, after in changes if before.state != after.state]
         return RecordReport(
@@ -313,7 +313,7 @@ class JobLedger:
             for job in locked_jobs(connection, account, [answered.job_id]):
                 usable = answered.status == 3 and answered.has_video_url
                 if job.state == JobState.COMPLETED and usable and job.payload != answered.payload:
-                    revision = next_revision(connection)
+                    revision = next_revision(connection, self._clock.now_ms())
                     expires_at = max(job.video_expires_at or 0, answered.video_expires_at)
                     after = replace(job, payload=answered.payload, video_expires_at=expires_at, revision=revision)
                     update_jobs(connection, account, [(job, after)])
@@ -375,7 +375,8 @@ class JobLedger:
             for job in locked_jobs(connection, account, [job_id]):
                 if job.video_state == VideoState.PENDING:
                     after = replace(change(job), video_attempts=job.video_attempts + 1)
-                    write_changes(self._database, connection, account, [(job, after)], next_revision(connection))
+                    revision = next_revision(connection, self._clock.now_ms())
+                    write_changes(self._database, connection, account, [(job, after)], revision)
 
     # Landing
 

@@ -103,7 +103,7 @@ class Job:
     payload: str | None
     """JSON text of the last answer's row, redacted. See `akool_dagster.api.models.ResultRow.to_payload`."""
     revision: int
-    """The ledger's counter at the last change that a table shows."""
+    """The ledger's counter at the last change that a table shows: the milliseconds of that moment, or some more."""
     head: int
     """The counter at the last change that asks for the tables to be landed again. 0: none did."""
     video_state: str | None

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
+from akool_dagster.clock import Clock
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.records import FINAL_STATES, Job, VideoState
 from akool_dagster.ledger.rows import (
@@ -49,9 +50,10 @@ _VIDEO = ("video_state", "video_attempts", "video_next_at", "video_expires_at", 
 class Restoring:
     """Restores the jobs of one account."""
 
-    def __init__(self, database: Database, account: str) -> None:
+    def __init__(self, database: Database, account: str, clock: Clock) -> None:
         self._database = database
         self._account = account
+        self._clock = clock
 
     def count_on_from(self, revision: int) -> None:
         """Raise the ledger's counter to a revision that was met in a table. It never goes back."""
@@ -87,7 +89,7 @@ class Restoring:
     def _write(self, connection: sa.Connection, added: list[Job], changed: list[tuple[Job, Job]]) -> None:
         filled = [pair for pair in changed if _outcome(*pair) == Outcome.FILLED]
         stamping = [pair for pair in changed if _outcome(*pair) != Outcome.FILLED]
-        revision = next_revision(connection) if added or stamping else 0
+        revision = next_revision(connection, self._clock.now_ms()) if added or stamping else 0
         stamped = [_stamped(job, revision) for job in added]
         moved = [(before, _stamped(after, revision)) for before, after in stamping]
         if stamped:

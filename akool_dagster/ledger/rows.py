@@ -45,7 +45,16 @@ SET_NEXT_POLL = (
     )
     .values(next_poll_at=sa.bindparam("at"))
 )
-_COUNT_UP = sa.update(ledger).values(revision=ledger.c.revision + 1).returning(ledger.c.revision)
+_COUNT_UP = (
+    sa.update(ledger)
+    .values(
+        revision=sa.case(
+            (ledger.c.revision < sa.bindparam("now", type_=sa.BigInteger), sa.bindparam("now", type_=sa.BigInteger)),
+            else_=ledger.c.revision + 1,
+        )
+    )
+    .returning(ledger.c.revision)
+)
 
 
 def due_query(account: str, now_ms: int, limit: int) -> sa.Select[Any]:
@@ -63,12 +72,14 @@ def locked_jobs(connection: sa.Connection, account: str, ids: Iterable[str]) -> 
     return [Job(*row) for row in connection.execute(_LOCKED_JOBS, {"account": account, "ids": list(ids)})]
 
 
-def next_revision(connection: sa.Connection) -> int:
-    """Count the ledger's revision up and return it.
+def next_revision(connection: sa.Connection, now_ms: int) -> int:
+    """Count the ledger's revision up, to the present millisecond at least, and return it.
 
-    A counter row, not a sequence: its lock is held to the commit, so revisions become visible in order.
+    A counter row, not a sequence: its lock is held to the commit, so revisions become visible in order. By the clock,
+    since a ledger that was restored from a backup would give the numbers that it had landed since to other changes,
+    which then seem to have landed.
     """
-    return int(connection.execute(_COUNT_UP).scalar_one())
+    return int(connection.execute(_COUNT_UP, {"now": now_ms}).scalar_one())
 
 
 def write_changes(

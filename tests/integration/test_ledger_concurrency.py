@@ -11,7 +11,7 @@ from typing import TypeVar
 from akool_dagster.ledger import JobLedger, TrackReport
 from akool_dagster.ledger.records import LeaseFacts
 from tests.clock import FakeClock
-from tests.integration.ledger_words import ACCOUNT, HOUR, NOW, answered, claimed_ids, complete, record, track
+from tests.integration.ledger_words import ACCOUNT, HOUR, NOW, answered, claimed_ids, complete, nth, record, track
 
 pytest_plugins = ["tests.integration.ledger_databases"]
 
@@ -76,7 +76,7 @@ def test_creating_a_ledger_again_keeps_its_id_and_jobs(ledger: JobLedger, ledger
     complete(ledger, "a")
     with JobLedger.create(ledger_url) as again:
         assert again.ledger_id == ledger.ledger_id
-        assert (again.revision(), [job.job_id for job in again.iter_jobs(ACCOUNT)]) == (2, ["a"])
+        assert (again.revision(), [job.job_id for job in again.iter_jobs(ACCOUNT)]) == (nth(2), ["a"])
 
 
 def test_every_change_takes_a_revision_of_its_own(ledger: JobLedger, ledger_url: str) -> None:
@@ -89,8 +89,8 @@ def test_every_change_takes_a_revision_of_its_own(ledger: JobLedger, ledger_url:
                 record(own, answered(job_id, 4))
 
     at_once(fail_a_quarter)
-    assert sorted(job.revision for job in ledger.iter_jobs(ACCOUNT)) == list(range(2, 42))
-    assert [hour.head for hour in ledger.heads(ACCOUNT)] == [41]
+    assert sorted(job.revision for job in ledger.iter_jobs(ACCOUNT)) == [nth(number) for number in range(2, 42)]
+    assert [hour.head for hour in ledger.heads(ACCOUNT)] == [nth(41)]
 
 
 def test_a_snapshot_never_shows_half_of_an_answer(ledger: JobLedger, ledger_url: str) -> None:
@@ -142,4 +142,4 @@ def test_outcomes_recorded_by_many_threads_of_one_ledger_all_count(ledger: JobLe
 
     at_once(store)
     assert ledger.counts(ACCOUNT).videos == {"stored": 40}
-    assert sorted(job.video_revision for job in ledger.iter_jobs(ACCOUNT)) == list(range(3, 43))
+    assert sorted(job.video_revision for job in ledger.iter_jobs(ACCOUNT)) == [nth(number) for number in range(3, 43)]

@@ -28,6 +28,7 @@ from tests.integration.ledger_words import (
     claimed_ids,
     complete,
     job_of,
+    nth,
     object_id,
     record,
     track,
@@ -44,10 +45,10 @@ def test_a_revision_cannot_be_seen_before_the_one_before_it(one: Side, impatient
     with uncommitted(one, lambda: record(one.ledger, answered("a", 4))):
         with pytest.raises(LedgerUnavailableError):
             record(impatient.ledger, answered("b", 4))
-        assert (impatient.ledger.revision(), job_of(impatient.ledger, "b").state) == (1, "pending")
-    assert (impatient.ledger.revision(), job_of(impatient.ledger, "a").revision) == (2, 2)
+        assert (impatient.ledger.revision(), job_of(impatient.ledger, "b").state) == (nth(1), "pending")
+    assert (impatient.ledger.revision(), job_of(impatient.ledger, "a").revision) == (nth(2), nth(2))
     record(impatient.ledger, answered("b", 4))
-    assert job_of(one.ledger, "b").revision == 3
+    assert job_of(one.ledger, "b").revision == nth(3)
 
 
 def test_revisions_are_taken_in_the_order_in_which_they_are_committed(
@@ -58,9 +59,9 @@ def test_revisions_are_taken_in_the_order_in_which_they_are_committed(
         second = threads.submit(record, other.ledger, answered("b", 4))
         wait_until_waiting(one)
         assert not second.done()
-        assert one.ledger.revision() == 1
+        assert one.ledger.revision() == nth(1)
     assert second.result(LONGEST_SECONDS).failed == 1
-    assert (job_of(one.ledger, "a").revision, job_of(one.ledger, "b").revision) == (2, 3)
+    assert (job_of(one.ledger, "a").revision, job_of(one.ledger, "b").revision) == (nth(2), nth(3))
 
 
 def test_a_snapshot_beside_an_uncommitted_answer_shows_rows_and_revision_of_before(one: Side, other: Side) -> None:
@@ -69,9 +70,9 @@ def test_a_snapshot_beside_an_uncommitted_answer_shows_rows_and_revision_of_befo
         before = other.ledger.snapshot(ACCOUNT, NOW - HOUR, NOW + HOUR)
         heads = other.ledger.heads(ACCOUNT)
     after = other.ledger.snapshot(ACCOUNT, NOW - HOUR, NOW + HOUR)
-    assert (before.revision, [(job.state, job.revision) for job in before.jobs]) == (1, [("pending", 1)] * 2)
+    assert (before.revision, [(job.state, job.revision) for job in before.jobs]) == (nth(1), [("pending", nth(1))] * 2)
     assert heads == []
-    assert (after.revision, [(job.state, job.revision) for job in after.jobs]) == (2, [("failed", 2)] * 2)
+    assert (after.revision, [(job.state, job.revision) for job in after.jobs]) == (nth(2), [("failed", nth(2))] * 2)
 
 
 def test_what_is_committed_while_a_snapshot_is_open_stays_out_of_all_its_queries(one: Side, other: Side) -> None:
@@ -115,7 +116,7 @@ def test_an_answer_that_waited_for_another_is_compared_with_what_that_one_left(
         second = threads.submit(record, other.ledger, answered("a", 4))
         wait_until_waiting(one)
     assert second.result(LONGEST_SECONDS) == RecordReport()
-    assert (job_of(one.ledger, "a").state, one.ledger.revision()) == ("completed", 2)
+    assert (job_of(one.ledger, "a").state, one.ledger.revision()) == ("completed", nth(2))
 
 
 def test_a_lease_wanted_by_two_at_once_goes_to_one(one: Side, other: Side, threads: ThreadPoolExecutor) -> None:
@@ -168,7 +169,7 @@ def test_waiting_for_a_job_that_another_has_locked_is_bounded_and_leaves_nothing
         assert len(locked_jobs(connection, ACCOUNT, ["a"])) == 1
         with pytest.raises(LedgerUnavailableError, match=r"cannot be used now: .*(locked|lock timeout)"):
             write(impatient.ledger)
-    assert (list(one.ledger.iter_jobs(ACCOUNT)), one.ledger.revision()) == (before, 1)
+    assert (list(one.ledger.iter_jobs(ACCOUNT)), one.ledger.revision()) == (before, nth(1))
     write(impatient.ledger)
 
 

@@ -19,10 +19,12 @@ from tests.integration.ledger_words import (
     complete,
     job_of,
     lose,
+    nth,
     object_id,
     record,
     track,
 )
+from tests.simulation.ledgers import LedgerDatabase
 
 pytest_plugins = ["tests.integration.ledger_databases"]
 
@@ -61,10 +63,10 @@ NOT_SHOWN: dict[str, Change] = {
 
 @pytest.fixture
 def queueing(ledger: JobLedger) -> JobLedger:
-    """Give a ledger whose job ``a`` was seen queueing, at revision 2."""
+    """Give a ledger whose job ``a`` was seen queueing, at its second revision."""
     track(ledger, "a")
     record(ledger, answered("a", 1))
-    assert ledger.revision() == 2
+    assert ledger.revision() == nth(2)
     return ledger
 
 
@@ -74,8 +76,8 @@ def test_a_new_ledger_is_at_revision_0_and_has_no_heads(ledger: JobLedger) -> No
 
 def test_a_tracked_job_is_shown_but_asks_for_no_landing(ledger: JobLedger) -> None:
     track(ledger, "a", "b")
-    assert ledger.revision() == 1
-    assert {(job.revision, job.head) for job in ledger.iter_jobs(ACCOUNT)} == {(1, 0)}
+    assert ledger.revision() == nth(1)
+    assert {(job.revision, job.head) for job in ledger.iter_jobs(ACCOUNT)} == {(nth(1), 0)}
     assert ledger.heads(ACCOUNT) == []
 
 
@@ -85,22 +87,25 @@ def test_a_settled_lost_or_relabelled_job_asks_for_a_landing(
 ) -> None:
     change(queueing, clock)
     job = job_of(queueing, "a")
-    assert (queueing.revision(), job.revision, job.head) == (3, 3, 3)
-    assert [(hour.hour_at, hour.head) for hour in queueing.heads(ACCOUNT)] == [(THIS_HOUR, 3)]
+    revision = queueing.revision()
+    assert revision == max(nth(3), clock.now_ms())
+    assert (job.revision, job.head) == (revision, revision)
+    assert [(hour.hour_at, hour.head) for hour in queueing.heads(ACCOUNT)] == [(THIS_HOUR, revision)]
 
 
 def test_a_reopened_job_asks_for_a_landing(queueing: JobLedger, clock: FakeClock) -> None:
     lose(queueing, clock, "a")
+    lost = queueing.revision()
     track(queueing, "a", again=True)
-    assert (job_of(queueing, "a").revision, job_of(queueing, "a").head) == (4, 4)
-    assert queueing.heads(ACCOUNT) == [HourHead(hour_at=THIS_HOUR, head=4, video_head=0)]
+    assert (job_of(queueing, "a").revision, job_of(queueing, "a").head) == (lost + 1, lost + 1)
+    assert queueing.heads(ACCOUNT) == [HourHead(hour_at=THIS_HOUR, head=lost + 1, video_head=0)]
 
 
 @pytest.mark.parametrize("change", SHOWN_ONLY.values(), ids=SHOWN_ONLY.keys())
 def test_a_status_seen_is_shown_but_asks_for_no_landing(queueing: JobLedger, clock: FakeClock, change: Change) -> None:
     change(queueing, clock)
     job = job_of(queueing, "a")
-    assert (queueing.revision(), job.revision, job.head) == (3, 3, 0)
+    assert (queueing.revision(), job.revision, job.head) == (nth(3), nth(3), 0)
     assert queueing.heads(ACCOUNT) == []
 
 
@@ -109,14 +114,14 @@ def test_what_no_table_shows_takes_no_revision(queueing: JobLedger, clock: FakeC
     before = job_of(queueing, "a")
     change(queueing, clock)
     after = job_of(queueing, "a")
-    assert (queueing.revision(), after.revision, after.head) == (2, before.revision, before.head)
+    assert (queueing.revision(), after.revision, after.head) == (nth(2), before.revision, before.head)
     assert queueing.heads(ACCOUNT) == []
 
 
 def test_everything_of_one_call_shares_one_revision_and_the_rest_keeps_its_own(ledger: JobLedger) -> None:
     track(ledger, "a", "b", "c")
     record(ledger, answered("a", 3), answered("b", 4))
-    assert {job.job_id: job.revision for job in ledger.iter_jobs(ACCOUNT)} == {"a": 2, "b": 2, "c": 1}
+    assert {job.job_id: job.revision for job in ledger.iter_jobs(ACCOUNT)} == {"a": nth(2), "b": nth(2), "c": nth(1)}
 
 
 def test_the_head_of_an_hour_is_the_highest_of_its_jobs(ledger: JobLedger) -> None:
@@ -126,28 +131,28 @@ def test_the_head_of_an_hour_is_the_highest_of_its_jobs(ledger: JobLedger) -> No
     for job_id in (late, other, early):
         record(ledger, answered(job_id, 4))
     assert ledger.heads(ACCOUNT) == [
-        HourHead(hour_at=start, head=4, video_head=0),
-        HourHead(hour_at=start + HOUR, head=3, video_head=0),
+        HourHead(hour_at=start, head=nth(4), video_head=0),
+        HourHead(hour_at=start + HOUR, head=nth(3), video_head=0),
     ]
 
 
 def test_a_video_moves_its_own_revision_and_only_its_end_moves_the_head(ledger: JobLedger) -> None:
     complete(ledger, "a")
-    assert ledger.heads(ACCOUNT) == [HourHead(hour_at=THIS_HOUR, head=2, video_head=2)]
+    assert ledger.heads(ACCOUNT) == [HourHead(hour_at=THIS_HOUR, head=nth(2), video_head=nth(2))]
     ledger.fail_video(ACCOUNT, VideoFailure(job_id="a", error="cut short", next_at=NOW))
     job = job_of(ledger, "a")
-    assert (job.revision, job.head, job.video_revision, job.video_head) == (2, 2, 3, 2)
+    assert (job.revision, job.head, job.video_revision, job.video_head) == (nth(2), nth(2), nth(3), nth(2))
     ledger.store_video(ACCOUNT, "a", {"path": "a.mp4"})
     job = job_of(ledger, "a")
-    assert (job.revision, job.head, job.video_revision, job.video_head) == (2, 2, 4, 4)
-    assert ledger.heads(ACCOUNT) == [HourHead(hour_at=THIS_HOUR, head=2, video_head=4)]
+    assert (job.revision, job.head, job.video_revision, job.video_head) == (nth(2), nth(2), nth(4), nth(4))
+    assert ledger.heads(ACCOUNT) == [HourHead(hour_at=THIS_HOUR, head=nth(2), video_head=nth(4))]
 
 
 def test_a_new_url_is_kept_and_shown_but_asks_for_no_landing(ledger: JobLedger) -> None:
     complete(ledger, "a")
     before, heads = job_of(ledger, "a"), ledger.heads(ACCOUNT)
     ledger.refresh_payload(ACCOUNT, answered("a", 3, payload='{"video_url":"https://cdn.example/2"}'))
-    assert job_of(ledger, "a") == replace(before, payload='{"video_url":"https://cdn.example/2"}', revision=3)
+    assert job_of(ledger, "a") == replace(before, payload='{"video_url":"https://cdn.example/2"}', revision=nth(3))
     assert ledger.heads(ACCOUNT) == heads
 
 
@@ -172,7 +177,7 @@ def test_a_snapshot_has_the_jobs_of_its_stretch_sorted_and_their_highest_revisio
     ledger.store_video(ACCOUNT, ids[1], {})
     snapshot = ledger.snapshot(ACCOUNT, start, start + HOUR)
     assert [job.job_id for job in snapshot.jobs] == ids[1:3]
-    assert (snapshot.ledger_id, snapshot.revision, snapshot.video_revision) == (ledger.ledger_id, 4, 6)
+    assert (snapshot.ledger_id, snapshot.revision, snapshot.video_revision) == (ledger.ledger_id, nth(4), nth(6))
 
 
 def test_a_snapshot_sorts_by_code_point_whatever_the_database_does(ledger: JobLedger, clock: FakeClock) -> None:
@@ -193,14 +198,32 @@ def test_a_partition_that_lands_anew_stands_above_what_was_met_and_the_others_st
     here, elsewhere = object_id(NOW - HOUR), object_id(NOW - 2 * DAY)
     complete(ledger, here, elsewhere)
     before = job_of(ledger, elsewhere)
-    ledger.landings(ACCOUNT).land_anew(NOW - 5 * HOUR, NOW + HOUR, above=1000)
-    assert ledger.revision() == 1001
+    ledger.landings(ACCOUNT).land_anew(NOW - 5 * HOUR, NOW + HOUR, above=NOW + 1000)
+    assert ledger.revision() == NOW + 1001
     job = job_of(ledger, here)
-    assert (job.revision, job.head, job.video_revision, job.video_head) == (1001, 1001, 1001, 1001)
-    assert max(hour.head for hour in ledger.heads(ACCOUNT)) == 1001
+    assert (job.revision, job.head, job.video_revision, job.video_head) == (NOW + 1001,) * 4
+    assert max(hour.head for hour in ledger.heads(ACCOUNT)) == NOW + 1001
     assert job_of(ledger, elsewhere) == before
     ledger.landings(ACCOUNT).land_anew(NOW - 5 * HOUR, NOW + HOUR, above=10)
-    assert ledger.revision() == 1002  # the counter never goes back
+    assert ledger.revision() == NOW + 1002  # the counter never goes back
+
+
+def test_a_ledger_put_back_to_a_backup_gives_no_revision_that_it_gave_before(
+    ledger: JobLedger, ledger_url: str, clock: FakeClock
+) -> None:
+    track(ledger, "a")
+    database = LedgerDatabase(ledger_url)
+    backup = database.backup()
+    for label in ("one", "two", "three"):
+        clock.advance(0.01)
+        track(ledger, "a", labels={"campaign": label})
+    landed = ledger.revision()
+    database.put_back(backup)
+    database.close()
+    assert ledger.revision() == nth(1)
+    clock.advance(0.01)
+    record(ledger, answered("a", 4))
+    assert job_of(ledger, "a").head > landed
 
 
 def test_a_job_that_asked_for_no_landing_asks_for_none_when_its_partition_lands_anew(ledger: JobLedger) -> None:

@@ -119,9 +119,10 @@ def test_a_locked_ledger_says_so_and_works_again_afterwards(
 ) -> None:
     with JobLedger.create(url, busy_timeout=0.05) as ledger:
         track(ledger, "a")
+        before = (ledger.revision(), list(ledger.iter_jobs(ACCOUNT)))
         with locked(file), pytest.raises(LedgerUnavailableError, match=r"ledger\.sqlite cannot be used now.*locked"):
             write(ledger)
-        assert (ledger.revision(), [job.polls for job in ledger.iter_jobs(ACCOUNT)]) == (1, [0])
+        assert (ledger.revision(), list(ledger.iter_jobs(ACCOUNT))) == before
         write(ledger)
 
 
@@ -184,7 +185,7 @@ def test_a_folder_in_place_of_the_file_is_a_clear_error(file: Path, url: str) ->
 def test_a_write_that_fails_half_way_leaves_nothing_of_it(file: Path, url: str) -> None:
     with JobLedger.create(url) as ledger:
         track(ledger, "a", "b")
-        before = list(ledger.iter_jobs(ACCOUNT))
+        before = (list(ledger.iter_jobs(ACCOUNT)), ledger.revision())
         with closing(sqlite3.connect(file)) as other:
             other.execute(
                 "CREATE TRIGGER full_disk BEFORE INSERT ON akool_hours "
@@ -192,7 +193,7 @@ def test_a_write_that_fails_half_way_leaves_nothing_of_it(file: Path, url: str) 
             )
         with pytest.raises(Exception, match="disk is full"):
             record(ledger, answered("a", 4), answered("b", 4))
-        assert (list(ledger.iter_jobs(ACCOUNT)), ledger.revision()) == (before, 1)
+        assert (list(ledger.iter_jobs(ACCOUNT)), ledger.revision()) == before
 
 
 def test_nothing_is_left_open_or_lying_about(file: Path, url: str) -> None:

@@ -54,7 +54,6 @@ QUIET_TICKS = 3
 IDS_PER_CALL = 100
 RUN_SECONDS = 120.0
 """Most seconds from a run's cleaning of its folder to its last file there."""
-RELABELLINGS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -411,23 +410,23 @@ class Chaos:
     def _restore_an_older_ledger(self) -> None:
         """Relabel jobs and let that land; restore the ledger from before; relabel again. It must land once more.
 
-        Only labels differ between the two ledgers, so nothing may be refused and no row may move back. They are
-        relabelled more often before than after: of equal revisions nobody could tell which ledger they are from.
+        Only labels differ between the two ledgers, so nothing may be refused and no row may move back. The restored
+        one has forgotten what landed, so that the first tick meets revisions above its own.
         """
         self._say("restoring an older ledger")
         ledger, backup = self._deployment.ledger, self._deployment.home / "backup.sqlite"
         with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(backup)) as target:
             source.backup(target)
-        steps = self._workload.relabellings("restored", RELABELLINGS)
-        for step in steps:
-            self._do(step)
+        step = self._workload.relabelling("restored")
+        self._do(step)
         self._settle()
         self._outcome.processes += kill_everything(self._deployment.home)
         self._outcome.kills["everything"] += 1
         for leftover in ledger.parent.glob(f"{ledger.name}*"):
             leftover.unlink()
         shutil.copy(backup, ledger)
-        self._do(steps[-1])
+        with closing(sqlite3.connect(ledger)) as restored, restored:
+            restored.execute("DELETE FROM akool_landings")
         for failpoint in self._plan.failpoints:
             if failpoint.boundary.name == ONLY_WITH_A_RESTORED_LEDGER:
                 self._arm(failpoint, until=float("inf"))
@@ -438,6 +437,7 @@ class Chaos:
             time.sleep(0.1)
         self._outcome.missed_failpoints += [str(one) for one in self._armed if self._deployment.arming.disarm(one)]
         self._armed.clear()
+        self._do(step)
         self._settle()
 
     def _stay_quiet(self) -> None:

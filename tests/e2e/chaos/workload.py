@@ -54,7 +54,7 @@ class Workload:
         if new_jobs is None and overdue:
             return self._appearing(overdue)
         if new_jobs is None and self._steps % 3 == 0:
-            return self.relabellings("looked_at", 1)[0]
+            return self.relabelling("looked_at")
         return self._tracking(self._rng.randint(2, 5) if new_jobs is None else new_jobs)
 
     def last_step(self) -> Step | None:
@@ -62,10 +62,10 @@ class Workload:
         late = [job for _, job in self._late]
         return self._appearing(late) if late else None
 
-    def relabellings(self, label: str, count: int) -> list[Step]:
-        """Return steps that relabel the same few jobs."""
+    def relabelling(self, label: str) -> Step:
+        """Return a step that relabels a few jobs."""
         ids = sorted(self._rng.sample(sorted(self.labels), min(4, len(self.labels))))
-        return [self._noted(Step(ids=ids, labels={label: f"{self._steps}-{turn}"})) for turn in range(count)]
+        return self._noted(Step(ids=ids, labels={label: str(self._steps)}))
 
     def _appearing(self, jobs: Sequence[EmulatedJob]) -> Step:
         self._late = [(step, job) for step, job in self._late if job not in jobs]
