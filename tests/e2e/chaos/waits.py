@@ -29,7 +29,7 @@ SHORT_WAITS: tuple[tuple[str, str, object], ...] = (
     ("akool_dagster.landing", "LONGEST_BACK_OFF_MS", 10_000),
     ("akool_dagster.videos.schedule", "FIRST_WAIT_MS", 1_000),
     ("akool_dagster.videos.schedule", "LONGEST_WAIT_MS", 5_000),
-    ("akool_dagster.videos.store", "STALE_SECONDS", STALE_SECONDS),
+    ("akool_dagster.videos.leftovers", "STALE_SECONDS", STALE_SECONDS),
     ("akool_dagster.io_manager", "STALE_SECONDS", STALE_SECONDS),
 )
 """Module, name and the value in the crash test."""
