@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.landed_files import landed_file, parse_parquet, read_parquet
+from akool_dagster.landed_files import ended_ids, landed_file, parse_parquet, read_parquet
 from akool_dagster.object_storage import NOTHING
 from akool_dagster.ownership import (
     FIRST_LANDING_METADATA,
@@ -107,6 +107,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
                     stamp[LEDGER_METADATA],
                     int(stamp[REVISION_METADATA]),
                     table.column("_id").to_pylist(),
+                    ended_ids=ended_ids(table),
                     adopted=adopted,
                 )
             root.publish(file, relative, replacing=found)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from akool_dagster.landing import partition_window
+from akool_dagster.ledger.records import FINAL_STATES, VideoState
 from akool_dagster.ownership import LEDGER_METADATA, REVISION_METADATA, LandedFile
 from akool_dagster.storage import StorageError, StorageRoot
 from akool_dagster.tables import TABLES
 
 SUFFIX = ".parquet"
+ENDS: Mapping[str, frozenset[str]] = {
+    "state": frozenset(FINAL_STATES),
+    "video_state": frozenset({VideoState.STORED}),
+}
+"""The columns that tell how far a job or its video has come, and what they say when that is final.
+
+A lost video is not among them: a file that is found after all may still be stored.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +55,7 @@ def table_files(root: StorageRoot, account: str) -> list[TableFile]:
 
 def landed_file(root: StorageRoot, relative: str) -> LandedFile:
     """Return what a Parquet file of ours says of itself. Raises `StorageError` when it is not readable."""
-    return described(root, relative, read_parquet(root, relative, columns=["_id"]))
+    return described(root, relative, read_parquet(root, relative, columns=["_id", *ENDS]))
 
 
 def described(root: StorageRoot, relative: str, table: pa.Table) -> LandedFile:
@@ -60,19 +70,34 @@ def described(root: StorageRoot, relative: str, table: pa.Table) -> LandedFile:
         ledger_id=None if ledger_id is None else ledger_id.decode(),
         revision=int(revision),
         job_ids=[job_id for job_id in table.column("_id").to_pylist() if job_id is not None],
+        ended_ids=ended_ids(table),
         account=relative.partition("/")[0],
     )
 
 
+def ended_ids(table: pa.Table) -> list[str]:
+    """Return the ids whose row shows a final end; none for a table that shows no states."""
+    found: list[str] = []
+    for name in ENDS.keys() & set(table.schema.names):
+        rows = zip(table.column("_id").to_pylist(), table.column(name).to_pylist(), strict=True)
+        found += [job_id for job_id, value in rows if job_id is not None and value in ENDS[name]]
+    return found
+
+
 def read_parquet(root: StorageRoot, relative: str, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file of the storage root. Raises `StorageError` when it is missing or no Parquet file."""
+    """Read one Parquet file of the storage root, or those of some columns that it has.
+
+    Raises `StorageError` when it is missing or no Parquet file.
+    """
     return parse_parquet(root, relative, root.read_bytes(relative), columns)
 
 
 def parse_parquet(root: StorageRoot, relative: str, content: bytes, columns: list[str] | None = None) -> pa.Table:
     """Return the table in a file's content. Raises `StorageError`, naming the file, when it is no Parquet file."""
     try:
-        return pq.ParquetFile(pa.BufferReader(content)).read(columns=columns)
+        file = pq.ParquetFile(pa.BufferReader(content))
+        there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        return file.read(columns=there)
     except (pa.ArrowException, OSError) as error:
         raise StorageError(
             f"{root.uri(relative)} cannot be read as Parquet: {error}. Move it away and materialize the partition."

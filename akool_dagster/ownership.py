@@ -33,6 +33,8 @@ class LandedFile:
     ledger_id: str | None
     revision: int
     job_ids: Collection[str]
+    ended_ids: Collection[str] = ()
+    """Those of them whose row shows an end that is final: a job that completed or failed, a video that is stored."""
     account: str = "akool"
 
 
@@ -118,9 +120,15 @@ def ensure_owner(root: StorageRoot, account: str, ledger_id: str, *, first: bool
 
 
 def refuse_going_back(
-    landed: LandedFile, ledger_id: str, revision: int, job_ids: Collection[str], *, adopted: Collection[str] = ()
+    landed: LandedFile,
+    ledger_id: str,
+    revision: int,
+    job_ids: Collection[str],
+    *,
+    ended_ids: Collection[str] = (),
+    adopted: Collection[str] = (),
 ) -> None:
-    """Raise `OwnershipError` when writing would replace newer, foreign or fuller rows.
+    """Raise `OwnershipError` when writing would replace newer, foreign or fuller rows, or take an end back.
 
     Files of the ``adopted`` ledgers count as this one's.
     """
@@ -138,6 +146,13 @@ def refuse_going_back(
             f"{landed.uri} has {len(unknown)} jobs that this ledger does not know (such as {example}): the ledger is "
             "older than the tables, or was made anew. Restore the ledger's newest backup, or bring it up to the tables "
             f"with {restore}. Nothing was written."
+        )
+    reopened = set(landed.ended_ids) - set(ended_ids)
+    if reopened:
+        raise OwnershipError(
+            f"{landed.uri} shows {len(reopened)} jobs (such as {min(reopened)}) as ended, or their video as stored, of "
+            "which this ledger does not know it: the ledger is older than the tables. Restore the ledger's newest "
+            f"backup, or bring it up to the tables with {restore}. Nothing was written."
         )
     if landed.revision > revision:
         raise OwnershipError(

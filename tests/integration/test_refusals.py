@@ -11,6 +11,7 @@ import pytest
 
 from akool_dagster.ledger import leases
 from tests.deployment import Deployment, emulated, failure_of, free_abandoned_generators, object_id
+from tests.simulation.ledgers import LedgerDatabase
 
 DAY_SECONDS = 86_400
 
@@ -61,6 +62,30 @@ def test_a_ledger_older_than_the_tables_does_not_remove_their_rows(landed: tuple
     reason = failure_of(deployment.land("akool_land_results", day))
     assert later in reason
     assert "Restore the ledger's newest backup" in reason
+    assert deployment.files() == before
+
+
+def test_a_ledger_older_than_the_end_of_a_job_does_not_show_it_as_pending_again(
+    landed: tuple[Deployment, str, str],
+) -> None:
+    deployment, job_id, day = landed
+    with deployment.ledger() as ledger:
+        ledger.close()
+    database = LedgerDatabase(deployment.ledger_url)
+    backup = database.backup()
+    reopened = {"state": "pending", "settled_at": None, "video_state": None, "revision": 2**42, "video_revision": 2**42}
+    database.put_back({**backup, "akool_jobs": [{**job, **reopened} for job in backup["akool_jobs"]]})
+    database.close()
+    before = deployment.files()
+    for name in ("statuses", "videos"):  # any one alone, as in the UI; the videos' row would vanish
+        result = deployment.defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=deployment.instance,
+            partition_key=day,
+            asset_selection=[dg.AssetKey(["akool", name])],
+            raise_on_error=False,
+        )
+        assert job_id in failure_of(result)
+        assert "ledger restore" in failure_of(result)
     assert deployment.files() == before
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -118,6 +119,15 @@ def test_a_file_with_jobs_that_the_ledger_does_not_know_is_not_replaced() -> Non
     message = str(caught.value)
     for part in (landed().uri, "2 jobs", "such as b", "Restore", "ledger restore", "Nothing was written"):
         assert part in message
+
+
+def test_a_file_that_shows_an_end_is_not_replaced_by_one_that_does_not() -> None:
+    file = replace(landed("a", "b", "c"), ended_ids=["a", "b"])
+    refuse_going_back(file, OURS, 9, ["a", "b", "c"], ended_ids=["a", "b", "c"])
+    with pytest.raises(OwnershipError) as caught:
+        refuse_going_back(file, OURS, 9, ["a", "b", "c"], ended_ids=["b"])
+    for part in (file.uri, "1 jobs", "such as a", "ledger restore", "Nothing was written"):
+        assert part in str(caught.value)
 
 
 def test_a_file_of_a_higher_revision_is_not_replaced() -> None:
