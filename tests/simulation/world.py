@@ -32,6 +32,9 @@ from akool_dagster import (
 from akool_dagster.api import ApiKey
 from akool_dagster.emulator import AkoolEmulator
 from akool_dagster.ledger import Job
+from akool_dagster.operations.adopt import adopt, plan_adoption
+from akool_dagster.operations.restore import restore
+from akool_dagster.storage import StorageRoot
 from tests.deployment import failure_of
 from tests.simulation.clock import SimulatedClock
 from tests.simulation.effects import Effects, Plan, unheard
@@ -236,6 +239,15 @@ class World:
             )
             ended_well.append(result.success)
             del result
+
+    def bring_the_ledger_up_to_the_tables(self) -> None:
+        """The operator lost the ledger for good: `ledger restore`, and `ledger adopt` where it says so."""
+        root = StorageRoot(str(self.root))
+        with JobLedger.open(self._url, clock=self.clock) as ledger:
+            report = restore(ledger, root, self.prefix, clock=self.clock, foreign=True)
+            assert not report.problems, report.problems
+            if report.adoption is not None:
+                adopt(ledger, root, self.prefix, plan_adoption(ledger, root, self.prefix))
 
     def wipe_event_log(self) -> None:
         """The user wipes the assets' events."""
