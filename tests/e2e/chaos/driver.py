@@ -52,6 +52,7 @@ FAILPOINT = "fail-point"
 QUIET_TICKS = 3
 """Two whole ticks after the one that may just be under way."""
 IDS_PER_CALL = 100
+LOOKS_BEFORE_TRACKING_AGAIN = 20
 RUN_SECONDS = 120.0
 """Most seconds from a run's cleaning of its folder to its last file there."""
 
@@ -384,7 +385,7 @@ class Chaos:
 
     def _settle(self) -> None:
         """Wait until the check finds nothing and nothing runs any more."""
-        begun = time.monotonic()
+        begun, looks = time.monotonic(), 0
         while True:
             self._deployment.supervise()
             open_ends = self._open_ends()
@@ -396,6 +397,9 @@ class Chaos:
                 self._outcome.unsettled = f"after {seconds:.0f} s: {len(open_ends)} things, such as {open_ends[0]}"
                 break
             self._say(f"      settling: {len(open_ends)} things are open, such as {open_ends[0]}")
+            looks += 1
+            if looks % LOOKS_BEFORE_TRACKING_AGAIN == 0 and (step := self._workload.last_step()) is not None:
+                self._do(step)
             time.sleep(3)
         self._outcome.settle_seconds += time.monotonic() - begun
 

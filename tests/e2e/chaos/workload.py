@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from akool_dagster.emulator import EmulatedJob
 
@@ -46,6 +46,7 @@ class Workload:
         self._days = days
         self._steps = 0
         self._late: list[tuple[int, EmulatedJob]] = []
+        self._came_late: list[str] = []
 
     def next_step(self, new_jobs: int | None = None) -> Step:
         """Return the next thing to do; ``new_jobs`` makes it one that tracks so many."""
@@ -58,9 +59,13 @@ class Workload:
         return self._tracking(self._rng.randint(2, 5) if new_jobs is None else new_jobs)
 
     def last_step(self) -> Step | None:
-        """Return what is left to do when no more jobs shall come."""
-        late = [job for _, job in self._late]
-        return self._appearing(late) if late else None
+        """Return what is left to do when no more jobs shall come: those that came late are tracked again.
+
+        An answer from before a job appeared may be recorded after it was, and is the one too many that makes it
+        missing. Then the user has to say so once more; so this may be done more than once.
+        """
+        step = self._appearing([job for _, job in self._late])
+        return replace(step, ids=self._came_late) if self._came_late else None
 
     def relabelling(self, label: str) -> Step:
         """Return a step that relabels a few jobs."""
@@ -69,6 +74,7 @@ class Workload:
 
     def _appearing(self, jobs: Sequence[EmulatedJob]) -> Step:
         self._late = [(step, job) for step, job in self._late if job not in jobs]
+        self._came_late += [job.job_id for job in jobs]
         return self._noted(Step(ids=[job.job_id for job in jobs], again=True, appears=jobs))
 
     def _tracking(self, count: int) -> Step:
