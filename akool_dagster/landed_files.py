@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -63,7 +64,9 @@ def described(root: StorageRoot, relative: str, table: pa.Table) -> LandedFile:
     metadata = table.schema.metadata or {}
     ledger_id = metadata.get(LEDGER_METADATA.encode())
     revision = metadata.get(REVISION_METADATA.encode(), b"0")
-    if "_id" not in table.schema.names or not revision.isdigit():
+    texts = [table.schema.field(index).type for index in table.schema.get_all_field_indices("_id")]
+    readable = len(texts) == 1 and (pa.types.is_string(texts[0]) or pa.types.is_large_string(texts[0]))
+    if not readable or not re.fullmatch(rb"[0-9]{1,15}", revision):  # 15 digits: the ledger's counter goes on from it
         raise StorageError(f"{root.uri(relative)} is not a table of this package. Move it away.")
     return LandedFile(
         uri=root.uri(relative),
@@ -97,8 +100,10 @@ def parse_parquet(root: StorageRoot, relative: str, content: bytes, columns: lis
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-        return file.read(columns=there)
-    except (pa.ArrowException, OSError) as error:
+        table = file.read(columns=there)
+        table.validate(full=True)  # else text that is no UTF-8 is met later, where nobody expects it
+        return table
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise StorageError(
             f"{root.uri(relative)} cannot be read as Parquet: {error}. Move it away and materialize the partition."
         ) from error

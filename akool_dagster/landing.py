@@ -96,7 +96,7 @@ def partition_window(file_key: str) -> tuple[int, int] | None:
     """
     for granularity, key_format in _KEY_FORMATS.items():
         file_format = key_format.replace(":", "")
-        with suppress(ValueError):
+        with suppress(ValueError, OverflowError):  # the day after the last one there is
             start = datetime.strptime(file_key, file_format).replace(tzinfo=UTC)
             if start.strftime(file_format) == file_key:  # strptime reads "2025-1-9" too
                 return _to_ms(start), _to_ms(start + _LENGTHS[granularity])

@@ -146,7 +146,12 @@ def _echo_plan(plan: Adoption, ledger: JobLedger, root: StorageRoot, account: st
 
 @ledger_group.command("prune")
 @click.option(
-    "--older-than", "days", required=True, type=click.IntRange(1), metavar="DAYS", help="How old a partition must be."
+    "--older-than",
+    "days",
+    required=True,
+    type=click.IntRange(1, 36_500),
+    metavar="DAYS",
+    help="How old a partition must be.",
 )
 @_DRY_RUN
 @account_option

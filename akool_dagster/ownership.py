@@ -68,7 +68,7 @@ def read_mark(root: StorageRoot, account: str) -> Mark | None:
     try:
         written = json.loads(content)
         mark = Mark(ledger_id=written["ledger"], adopted=tuple(written.get("adopted", ())))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         mark = None
     if mark is None or not all(isinstance(one, str) for one in (mark.ledger_id, *mark.adopted)):
         raise OwnershipError(

@@ -89,6 +89,7 @@ class Database:
                 connect_args={"timeout": busy_timeout} if self.is_sqlite else postgres.connect_options(self.url),
                 hide_parameters=True,
                 pool_timeout=busy_timeout,
+                **({} if self.is_sqlite else {"use_native_hstore": False}),  # one question less to a new connection
             )
         except ModuleNotFoundError as error:
             raise LedgerUrlError(
@@ -97,6 +98,8 @@ class Database:
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _set_up_sqlite_connection)
             sa.event.listen(self.engine, "begin", _begin_sqlite_transaction)
+        else:
+            sa.event.listen(self.engine, "do_connect", postgres.connect_watched)
 
     @property
     def shown(self) -> str:
@@ -145,12 +148,13 @@ class Database:
     @contextmanager
     def _begun_postgres(self, options: Mapping[str, Any], seconds: float) -> Iterator[sa.Connection]:
         with (
+            postgres.cut_off_after(self.engine, seconds, self.shown) as cut_off,
             self.engine.connect().execution_options(**options) as connection,
-            postgres.cut_off_after(connection, seconds, self.shown),
-            connection.begin(),
         ):
-            postgres.bound_transaction(connection, self._busy_timeout, seconds)
-            yield connection
+            cut_off.watch(connection.connection.dbapi_connection)  # it may be one from the pool
+            with connection.begin():
+                postgres.bound_transaction(connection, self._busy_timeout, seconds)
+                yield connection
 
     def require(self) -> None:
         """Raise unless a ledger of exactly this code's version is there and may be written."""

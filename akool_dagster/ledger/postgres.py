@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import sqlalchemy as sa
@@ -62,39 +63,80 @@ def _milliseconds(seconds: float) -> str:
     return str(max(1, int(seconds * 1000)))  # 0 would mean without end
 
 
-@contextmanager
-def cut_off_after(connection: sa.Connection, seconds: float, shown: str) -> Iterator[None]:
-    """Shut the connection's socket when the block has not ended by then, and raise `LedgerUnavailableError`.
+class CutOff:
+    """Shuts the socket that it watches when its time is over.
 
-    psycopg2 waits for an answer inside libpq, without a limit of its own; an end of file is what wakes it.
+    psycopg2 waits inside libpq, without a limit of its own; an end of file is what wakes it.
     """
-    # A copy of the descriptor: the number of a closed one may belong to another file by the time it is used.
-    with socket.socket(fileno=os.dup(connection.connection.dbapi_connection.fileno())) as line:  # type: ignore[union-attr]
-        was_cut = threading.Event()
-        guard, ended = threading.Lock(), threading.Event()
 
-        def cut() -> None:
-            with guard:
-                if not ended.is_set():
-                    was_cut.set()
-                    with suppress(OSError):  # the server closed it first
-                        line.shutdown(socket.SHUT_RDWR)
+    def __init__(self) -> None:
+        self.happened = False
+        self._ended = False
+        self._line: socket.socket | None = None
+        self._guard = threading.Lock()
 
-        timer = threading.Timer(seconds, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        except exc.DBAPIError as error:
-            if not was_cut.is_set():
-                raise
-            raise LedgerUnavailableError(
-                f"The ledger {shown} cannot be used now: its server did not answer within {seconds:g} s."
-            ) from error
-        finally:
-            with guard:
-                ended.set()
-            timer.cancel()
+    def watch(self, connection: Any) -> None:
+        """Watch a driver's connection from now on, and no other."""
+        with self._guard:
+            if self._line is not None:
+                self._line.close()
+            # A copy of the descriptor: the number of a closed one may belong to another file by the time it is used.
+            self._line = socket.socket(fileno=os.dup(connection.fileno()))
+            if self.happened:
+                self._shut()
+
+    def cut(self) -> None:
+        """Shut what is watched, and whatever will be."""
+        with self._guard:
+            if not self._ended:
+                self.happened = True
+                self._shut()
+
+    def end(self) -> None:
+        """Watch nothing any more."""
+        with self._guard:
+            self._ended = True
+            if self._line is not None:
+                self._line.close()
+
+    def _shut(self) -> None:
+        if self._line is not None:
+            with suppress(OSError):  # the server closed it first
+                self._line.shutdown(socket.SHUT_RDWR)
+
+
+# SQLAlchemy asks a new connection several things before it hands it out, so it must be watched from its first moment.
+_cut_off: ContextVar[CutOff | None] = ContextVar("akool_dagster_ledger_cut_off", default=None)
+
+
+@contextmanager
+def cut_off_after(engine: sa.Engine, seconds: float, shown: str) -> Iterator[CutOff]:
+    """Raise `LedgerUnavailableError` when the block, connecting included, waits for the server beyond that time."""
+    cut_off = CutOff()
+    timer = threading.Timer(seconds, cut_off.cut)
+    timer.daemon = True
+    timer.start()
+    token = _cut_off.set(cut_off)
+    try:
+        yield cut_off
+    except (exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:  # a raw one, while SQLAlchemy gets acquainted
+        if not cut_off.happened:
+            raise
+        raise LedgerUnavailableError(
+            f"The ledger {shown} cannot be used now: its server did not answer within {seconds:g} s."
+        ) from error
+    finally:
+        _cut_off.reset(token)
+        cut_off.end()
+        timer.cancel()
+
+
+def connect_watched(dialect: Any, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+    """Connect, for SQLAlchemy's event ``do_connect``, and let the cut-off of this context watch the connection."""
+    connection = dialect.loaded_dbapi.connect(*arguments, **options)
+    if (cut_off := _cut_off.get()) is not None:
+        cut_off.watch(connection)
+    return connection
 
 
 def is_refusal(error: exc.DBAPIError) -> bool:

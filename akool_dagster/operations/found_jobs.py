@@ -41,7 +41,6 @@ FILE_FACTS = tuple(
     }
 )
 STATUS_NUMBERS = {"completed": 3, "failed": 4}
-URL_NOT_LANDED = "No table that landed had the video's URL."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +128,10 @@ def _ended(job: Job, landed: LandedRow, now: int) -> Job:
         return _with_video(ended, rows[VIDEOS.name], now)
     if ended.video_state == VideoState.PENDING:
         return replace(ended, video_next_at=now)
-    return ended if RESULTS.name in rows else replace(ended, video_error=URL_NOT_LANDED)
+    if RESULTS.name in rows:
+        return ended
+    # The tables only lack its URL, which a run asks Akool for: a paid video is not given up for want of it.
+    return replace(ended, video_state=VideoState.PENDING, video_next_at=now, video_error=None)
 
 
 def _sent(job_id: str, landed: LandedRow) -> ResultRow:

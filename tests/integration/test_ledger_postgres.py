@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from akool_dagster.ledger import JobLedger, LedgerMissingError, LedgerUnavailableError, LedgerUrlError
+from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.postgres import CREATION_LOCK, bound_transaction
 from akool_dagster.ledger.rows import locked_jobs
 from tests.integration.ledger_sides import (
@@ -109,6 +112,35 @@ def test_a_server_that_takes_the_call_and_says_nothing_is_given_up() -> None:
         url = f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/jobs?connect_timeout=1&sslmode=disable"
         with pytest.raises(LedgerUnavailableError, match="timeout expired"):
             JobLedger.open(url)
+
+
+def _lets_in_and_falls_silent(server: socket.socket, question: threading.Event) -> None:
+    """Speak PostgreSQL's protocol up to the first question, and then no more."""
+    connection, _ = server.accept()
+    with connection:
+        (length,) = struct.unpack("!I", connection.recv(4))
+        connection.recv(length)
+        told = b"".join(
+            b"S" + struct.pack("!I", len(text) + 4) + text
+            for text in (b"server_version\x0016.0\x00", b"client_encoding\x00UTF8\x00")
+        )
+        welcome = b"R" + struct.pack("!II", 8, 0) + told + b"K" + struct.pack("!III", 12, 1, 2)
+        connection.sendall(welcome + b"Z" + struct.pack("!I", 5) + b"I")
+        while connection.recv(1024):
+            question.set()
+
+
+def test_a_server_that_lets_us_in_and_then_says_nothing_is_given_up(threads: ThreadPoolExecutor) -> None:
+    question = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent = threads.submit(_lets_in_and_falls_silent, server, question)
+        url = f"postgresql://me@127.0.0.1:{server.getsockname()[1]}/jobs?sslmode=disable&gssencmode=disable"
+        database = Database(url, answer_timeout=0.3)
+        with pytest.raises(LedgerUnavailableError, match="did not answer within"):
+            database.version()
+        database.close()
+        silent.result(LONGEST_SECONDS)
+    assert question.is_set()
 
 
 def test_work_that_takes_the_server_too_long_is_ended(ledger: JobLedger, ledger_url: str) -> None:

@@ -221,3 +221,17 @@ def test_videos_that_are_due_are_stored_before_a_pruned_day_is_refused(landed: D
     assert landed.video(late).read_bytes() == landed.emulator.video_bytes(late)
     with landed.ledger() as ledger:
         assert [job.video_state for job in ledger.iter_jobs("akool") if job.job_id == late] == ["stored"]
+
+
+def test_a_paid_video_whose_url_no_table_has_is_asked_for_and_not_given_up(deployment: Deployment) -> None:
+    job_id = object_id(YESTERDAY, 4)
+    deployment.emulator.add_job(emulated(job_id, video_duration=1.0))
+    deployment.rebuild(tables=("statuses",))
+    deployment.track(job_id)
+    deployment.tick()
+    assert deployment.land("akool_land_results", day_of(job_id)).success
+    lose_the_ledger(deployment)
+    for step in (["init"], ["restore"], ["adopt", "--yes"]):
+        succeed(deployment, *step)
+    assert deployment.land("akool_land_videos", day_of(job_id)).success
+    assert deployment.video(job_id).read_bytes() == deployment.emulator.video_bytes(job_id)
