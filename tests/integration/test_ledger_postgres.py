@@ -122,7 +122,7 @@ def _lets_in_and_falls_silent(server: socket.socket, question: threading.Event) 
         connection.recv(length)
         told = b"".join(
             b"S" + struct.pack("!I", len(text) + 4) + text
-            for text in (b"server_version\x0016.0\x00", b"client_encoding\x00UTF8\x00")
+            for text in (b"server_version\x0016.0\x00", b"client_encoding\x00UTF8\x00", b"DateStyle\x00ISO, MDY\x00")
         )
         welcome = b"R" + struct.pack("!II", 8, 0) + told + b"K" + struct.pack("!III", 12, 1, 2)
         connection.sendall(welcome + b"Z" + struct.pack("!I", 5) + b"I")
