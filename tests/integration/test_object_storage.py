@@ -208,8 +208,19 @@ def test_a_store_that_stops_reading_is_given_up(
     object_store.break_("PutObject", hold)
     with pytest.raises(StorageError, match="did not take 200000 bytes within 0 s"):
         put(root, SMALL)
-    hold.go_on.set()
     assert object_store.objects() == {RELATIVE: OLD}
+    hold.go_on.set()  # what the store does with a body that came whole after all is its own affair
+
+
+def test_a_store_that_answers_no_question_is_given_up(
+    object_store: ObjectStore, root: StorageRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_storage, "READ_SECONDS", 0.3)
+    hold = Hold()
+    object_store.break_("GetObject", hold)
+    with pytest.raises(StorageError, match="did not answer within 0 s"):
+        root.read_bytes(RELATIVE)
+    hold.go_on.set()
 
 
 def test_a_body_that_is_cut_while_reading_is_an_error(object_store: ObjectStore, root: StorageRoot) -> None:
