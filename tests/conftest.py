@@ -15,6 +15,14 @@ from tests.deployment import Deployment, quiet_instance
 settings.register_profile("akool", deadline=None)
 settings.load_profile("akool")
 
+LONG = frozenset({"e2e", "test_settling.py"})
+"""Folders and modules of tests that take the longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, in whatever order the rest comes: nobody should wait for it alone in the end."""
+    items.sort(key=lambda item: not LONG.intersection(item.path.parts))
+
 
 @pytest.fixture
 def emulator() -> Iterator[AkoolEmulator]:

@@ -27,6 +27,7 @@ from akool_dagster.ledger.records import DueVideos, HourHead, VideoFailure, stat
 from akool_dagster.ledger.transitions import SHOWN_FIELDS
 from tests.clock import FakeClock
 from tests.integration.ledger_words import DAY, HOUR, NOW, POLL_EVERY, answered, object_id
+from tests.thoroughness import thorough
 
 pytest_plugins = ["tests.integration.ledger_databases"]
 
@@ -237,7 +238,7 @@ def test_nothing_moves_back_and_every_number_adds_up(ledger: JobLedger, ledger_u
     run_state_machine_as_test(
         OnThisDatabase,
         settings=settings(
-            max_examples=40,
+            max_examples=thorough(25, 300),
             stateful_step_count=20,
             deadline=None,
             derandomize=True,
