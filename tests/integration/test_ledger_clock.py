@@ -16,11 +16,6 @@ DAY_SECONDS = 86_400
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[JobLedger]:
     with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
         yield ledger
