@@ -35,6 +35,7 @@ IDS = (object_id(NOW - DAY), object_id(NOW - HOUR), object_id(NOW + HOUR), "one"
 FIRST_PARTITION_AT = NOW - 2 * HOUR
 NEXT_PARTITION_AT = NOW + HOUR // 2
 FINAL_FIELDS = ("state", "status", "settled_at", "failure_reason", "partition_at", "tracked_at")
+MARKS = ("revision", "head", "video_revision", "video_head")
 VIDEO_FIELDS = ("video_state", "video_record", "video_error", "video_attempts", "video_expires_at")
 
 some_ids = st.lists(st.sampled_from(IDS), min_size=1, max_size=4)
@@ -65,7 +66,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.counter = self.ledger.revision()
         self.before: dict[str, Job] = {}
         self.claimed_until: dict[str, int] = {}
-        self.again = False
+        self.again = self.anew = False
 
     def teardown(self) -> None:
         self.ledger.close()
@@ -131,6 +132,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(by=st.integers(0, 5))
     def meet_a_landed_revision(self, by: int) -> None:
         self.ledger.landings(self.account).land_anew(0, 2**53, above=self.counter + by)
+        self.anew = True
 
     @rule(seconds=st.sampled_from([1, 30, 120, 200, 3600, 2 * 86_400, 7 * 86_400]))
     def wait(self, seconds: int) -> None:
@@ -144,7 +146,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.before.keys() <= jobs.keys()
         for job_id, job in jobs.items():
             _check_job(job, counter)
-            if job_id in self.before:
+            if job_id in self.before and self.anew:
+                _check_stamped_anew(self.before[job_id], job, self.counter)
+            elif job_id in self.before:
                 _check_step(self.before[job_id], job, self.counter, again=self.again)
             else:
                 assert (job.revision > self.counter, job.head, job.video_head) == (True, 0, 0)
@@ -154,7 +158,7 @@ class LedgerMachine(RuleBasedStateMachine):
             found, self.clock.now_ms()
         )
         assert self.ledger.due_video_hours(self.account) == _due_video_hours(found, self.clock.now_ms())
-        self.before, self.counter, self.again = jobs, counter, False
+        self.before, self.counter, self.again, self.anew = jobs, counter, False, False
 
 
 def _check_job(job: Job, counter: int) -> None:
@@ -185,8 +189,17 @@ def _check_step(before: Job, after: Job, counter: int, *, again: bool) -> None:
     assert (after.head > counter) == changed("state", "labels")
     assert (after.video_revision > counter) == changed(*VIDEO_FIELDS)
     assert (after.video_head > counter) == changed("video_state")
-    for name in ("revision", "head", "video_revision", "video_head"):
+    for name in MARKS:
         assert getattr(after, name) > counter or not changed(name)
+
+
+def _check_stamped_anew(before: Job, after: Job, counter: int) -> None:
+    """Check that every mark a job has is above what the counter was, and that nothing else of it has changed."""
+    marks = {name: getattr(before, name) for name in MARKS}
+    assert replace(after, **marks) == before
+    for name, mark in marks.items():
+        assert (getattr(after, name) > counter) == (mark > 0)
+        assert getattr(after, name) >= mark
 
 
 def _hour(job: Job) -> int:
