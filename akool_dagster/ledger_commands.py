@@ -160,10 +160,8 @@ def _confirm(question: str) -> None:
     try:
         click.confirm(question, abort=True)
     except click.Abort:
-        # A no, but also the end of the input, where nobody is asked: a script, or a container without a terminal.
-        raise click.ClickException(
-            "Not confirmed: nothing was changed. Where nobody can be asked, add --yes."
-        ) from None
+        # A no, but also the end of the input, as in a script or a container without a terminal.
+        raise click.ClickException("Not confirmed. Nothing was changed. Where nobody is asked, add --yes.") from None
 
 
 def _echo_plan(plan: Adoption, ledger: JobLedger, root: StorageRoot, account: str) -> None:

@@ -34,9 +34,10 @@ def prune(
 ) -> PruneReport:
     """Drop the payloads of ended jobs of partitions that ended over so many days ago.
 
-    Only what the Parquet file of ``results`` in the storage root shows, at a revision at or above the job's own (for
-    a newer URL of its video: the manifest's): from them `restore` fills payloads in again. So nothing is dropped
-    where another IO manager keeps the tables, or ``results`` is not among them. Raises `OwnershipError` when the root is not this ledger's.
+    Only what the Parquet file of ``results`` in the storage root shows, at a revision at or above the job's own (a
+    newer URL of its video: the manifest), for `restore` to fill payloads in again. So nothing is dropped where
+    another IO manager keeps the tables, or ``results`` is not among them. Raises `OwnershipError` when the root is
+    not this ledger's.
     """
     mark = read_mark(root, account)
     if mark is None or mark.ledger_id != ledger.ledger_id:
@@ -54,7 +55,7 @@ def prune(
         try:
             landed = landed_file(root, file.relative, whole=True)
             manifest = manifests.get(file.key)
-            manifest_landed = None if manifest is None else landed_file(root, manifest.relative, whole=True)
+            shown = None if manifest is None else landed_file(root, manifest.relative, whole=True)
         except StorageError as error:
             problems.append(Finding(about="tables", what=str(error), todo="Mend it; its day's payloads were kept."))
             continue
@@ -64,9 +65,7 @@ def prune(
                 file.start,
                 file.end,
                 landed_revision=landed.revision,
-                manifest_revision=manifest_landed.revision
-                if manifest_landed is not None and _is_proof(manifest_landed, mark)
-                else 0,
+                manifest_revision=shown.revision if shown is not None and _is_proof(shown, mark) else 0,
                 dry_run=dry_run,
             )
     kept = ledger.pruning(account).kept(cutoff)
