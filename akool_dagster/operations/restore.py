@@ -268,8 +268,8 @@ def _without_file(
                     if nothing
                     else f"In {root.uri(account)} these tables have no file of {key}, though they have others: "
                     f"{', '.join(sorted(lacking_it))}.",
-                    todo="Has that partition landed? If its files are lost, bring them back from a backup, and restore "
-                    "once more.",
+                    todo="Have they landed for it? (Videos do where a job completed.) If files are lost, bring them "
+                    "back from a backup, and restore once more.",
                     level=Level.PROBLEM if nothing else Level.NOTICE,
                 )
             )
