@@ -11,7 +11,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -71,17 +70,19 @@ def setting(connection: sa.Connection, name: str) -> str:
 
 
 def test_a_job_that_is_tracked_while_it_is_restored_is_brought_up_and_not_added_twice(one: Side, other: Side) -> None:
-    folder = {"start": NOW - HOUR, "end": NOW + HOUR}
-    found = []
-    for job_id, state in (("a", "completed"), ("b", "completed"), ("c", "pending")):
-        rows: dict[str, dict[str, object]] = {
-            "statuses": {"state": state, "tracked_at": NOW, "labels": '{"from":"table"}'}
-        }
-        if state == "completed":
-            rows["results"] = {"status": 3, "video_url": "https://cdn.example/a.mp4", "settled_at": NOW}
-        landed = LandedRow(rows=rows, revisions=dict.fromkeys(rows, 1), **folder)
-        found.append(found_job(ACCOUNT, job_id, landed, ["results", "statuses"], NOW))
-    found[2] = replace(found[2], lacks_row=True)
+    status_row = {"state": "completed", "tracked_at": NOW, "labels": '{"from":"table"}'}
+    result_row = {"status": 3, "video_url": "https://cdn.example/a.mp4", "settled_at": NOW}
+    shown = {"statuses": status_row, "results": result_row}
+    found = [
+        found_job(
+            ACCOUNT,
+            job_id,
+            LandedRow(rows=rows, revisions=dict.fromkeys(rows, 1), start=NOW - HOUR, end=NOW + HOUR),
+            ["results", "statuses"],
+            NOW,
+        )
+        for job_id, rows in (("a", shown), ("b", shown), ("c", {"statuses": status_row}))
+    ]
     restoring = one.ledger.restoring(ACCOUNT)
     with held_before(one, "UPDATE akool_ledger", lambda: restoring.restore(found)) as restored:  # it knows of none
         assert track(other.ledger, "b", "c", labels={"from": "track"}).added == 2
