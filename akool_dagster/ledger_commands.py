@@ -124,7 +124,8 @@ def _echo_restore(report: RestoreReport, account: str) -> None:
     if report.asked_again:
         click.echo(f"{report.asked_again} have ended without a full row in the tables: Akool is asked for them again.")
     if report.outcomes.get(Outcome.ADDED) or report.adoption is not None:
-        click.echo("Jobs that never landed are in no table: track them again (`akool-dagster track`).")
+        track = "`akool-dagster track" + ("`" if account == "akool" else f" --account {account}`")
+        click.echo(f"Jobs that never landed are in no table: track them again ({track}).")
     if report.dry_run:
         click.echo("Nothing was changed (--dry-run).")
     else:
