@@ -115,7 +115,7 @@ def restore_command(dry_run: bool, partitions: tuple[str, ...], foreign: bool, a
 
 
 def _echo_restore(report: RestoreReport, account: str) -> None:
-    _echo_findings([*report.problems, *report.notices])
+    _echo_findings(report.findings)
     jobs = _in_words({outcome.value: report.outcomes.get(outcome, 0) for outcome in Outcome})
     click.echo(f"{report.files} tables of {report.partitions} partitions read. Jobs: {jobs}")
     if not report.files:

@@ -54,8 +54,12 @@ class RestoreReport:
     """The ledger's counter afterwards."""
     adoption: str | None
     """Why the storage root is not this ledger's yet; None when it is."""
-    problems: Sequence[Finding]
-    notices: Sequence[Finding] = ()
+    findings: Sequence[Finding]
+
+    @property
+    def problems(self) -> list[Finding]:
+        """Return what is wrong: without any, all that the tables say is in the ledger."""
+        return [finding for finding in self.findings if finding.level == Level.PROBLEM]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,7 @@ class _Restoration:
         self.files = 0
         self.met: set[str] = set()
         """The ledgers that files were written from."""
-        self.problems: list[Finding] = []
+        self.findings: list[Finding] = []
 
     def partition(self, files: Sequence[TableFile], used: Collection[str]) -> None:
         """Restore one partition from its files."""
@@ -104,7 +108,7 @@ class _Restoration:
         # What the ledger knows to have ended needs no row.
         left_out = [job_id for job_id in left_out if facts.states.get(job_id) not in FINAL_STATES]
         if left_out:
-            self.problems.append(
+            self.findings.append(
                 Finding(
                     about="tables",
                     what=f"{len(left_out)} jobs of {files[0].key} ended, but the file with their rows cannot be read: "
@@ -122,7 +126,7 @@ class _Restoration:
             landed = described(self._root, file.relative, read)
             table = _plain(file, read, landed.uri)
         except StorageError as error:
-            self.problems.append(
+            self.findings.append(
                 Finding(
                     about="tables",
                     what=f"{error}",
@@ -162,7 +166,7 @@ class _Restoration:
                 yield found_job(self._account, job_id, row, used, now)
             except (UnusableRowError, InvalidJobError) as error:
                 where = next(iter(row.rows))
-                self.problems.append(
+                self.findings.append(
                     Finding(
                         about="tables",
                         what=f"Job {job_id[:80]!r} in {landed[where].file.uri} cannot be restored: {error}.",
@@ -176,7 +180,7 @@ class _Restoration:
         pruned = [pruning.pruned_ids(*window) for window in windows] if windows else [pruning.pruned_ids()]
         left = sorted(set().union(*pruned) - self.restored.filled)
         if left:
-            self.problems.append(
+            self.findings.append(
                 Finding(
                     about="pruned",
                     what=f"{len(left)} ended jobs still have no payload: it was pruned, and no readable file of "
@@ -223,18 +227,10 @@ def restore(
         if not wanted or file.key in wanted:
             by_key[file.key].append(file)
     work = _Restoration(ledger, root, account, clock, dry_run=dry_run)
-    if not files:
-        work.problems.append(
-            Finding(
-                about="tables",
-                what=f"There are no tables in {root.uri(account)}.",
-                todo="Is the storage mounted, and are AKOOL_STORAGE and --account right?",
-            )
-        )
+    work.findings += _without_file(root, account, files, wanted)
     for number, (key, group) in enumerate(by_key.items(), start=1):
         work.partition(group, used)
         progress(f"{key} ({number} of {len(by_key)})")
-    without_file = _without_file(root, account, files, wanted) if files else []
     work.report_without_payload(list(windows.values()))
     return RestoreReport(
         dry_run=dry_run,
@@ -244,36 +240,34 @@ def restore(
         asked_again=work.restored.asked_again,
         revision=ledger.revision(),
         adoption=why_adopt(ledger.ledger_id, mark, work.met) if by_key else None,
-        problems=[*work.problems, *(one for one in without_file if one.level == Level.PROBLEM)],
-        notices=[one for one in without_file if one.level == Level.NOTICE],
+        findings=work.findings,
     )
 
 
 def _without_file(
     root: StorageRoot, account: str, files: Sequence[TableFile], wanted: Mapping[str, str]
-) -> list[Finding]:
-    """Return which of the wanted keys have no file in a table that has others; ``wanted``: by the key in file names."""
+) -> Iterator[Finding]:
+    """Yield which of the wanted keys have no file in a table that has others; ``wanted``: by the key in file names."""
+    if not files:
+        yield Finding(
+            about="tables",
+            what=f"There are no tables in {root.uri(account)}.",
+            todo="Is the storage mounted, and are AKOOL_STORAGE and --account right?",
+        )
     keys: dict[str, set[str]] = defaultdict(set)
     for file in files:
         keys[file.table].add(file.key)
-    found = []
     for file_key, key in sorted(wanted.items()):
-        lacking_it = [table for table in keys if file_key not in keys[table]]
-        if lacking_it:
-            nothing = len(lacking_it) == len(keys)
-            found.append(
-                Finding(
-                    about="tables",
-                    what=f"In {root.uri(account)} no table has a file of {key}, though there are files of others."
-                    if nothing
-                    else f"In {root.uri(account)} these tables have no file of {key}, though they have others: "
-                    f"{', '.join(sorted(lacking_it))}.",
-                    todo="Have they landed for it? (Videos do where a job completed.) If files are lost, bring them "
-                    "back from a backup, and restore once more.",
-                    level=Level.PROBLEM if nothing else Level.NOTICE,
-                )
+        without = sorted(table for table in keys if file_key not in keys[table])
+        if without:
+            yield Finding(
+                about="tables",
+                what=f"In {root.uri(account)} these tables have no file of {key}, though they have others: "
+                f"{', '.join(without)}.",
+                todo="Have they landed for it? (Videos do where a job completed.) If files are lost, bring them back "
+                "from a backup, and restore once more.",
+                level=Level.PROBLEM if len(without) == len(keys) else Level.NOTICE,
             )
-    return found
 
 
 def _mark(root: StorageRoot, account: str) -> Mark | None:
