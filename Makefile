@@ -6,6 +6,8 @@ SQLALCHEMY20 := $(abspath $(VENV))/sqlalchemy-2.0
 SQLALCHEMY20_STAMP := $(SQLALCHEMY20)/.installed
 SQLALCHEMY20_TESTS := $(filter-out %_properties.py,$(wildcard tests/integration/test_ledger_*.py)) \
   tests/unit/test_ledger_url.py tests/unit/test_sqlalchemy_version.py
+SEARCHES := tests/integration/test_settling.py tests/integration/test_restore_properties.py \
+  tests/integration/test_ledger_properties.py
 PYTHON ?= python3
 PORT ?= 3000
 
@@ -46,8 +48,8 @@ test: $(STAMP) $(SQLALCHEMY20_STAMP)  ## the ledger's tests on SQLAlchemy 2.0, t
 	  $(BIN)/python -m pytest -n auto $(SQLALCHEMY20_TESTS)
 	$(BIN)/python -m pytest -n auto
 
-nightly: $(STAMP)  ## the searches of `make test`, with thirty times as many examples: an hour
-	AKOOL_TESTS=nightly $(BIN)/python -m pytest -n auto tests/integration/test_settling.py
+nightly: $(STAMP)  ## the searches of `make test`, with many times as many examples: an hour
+	AKOOL_TESTS=nightly $(BIN)/python -m pytest -n auto $(SEARCHES)
 
 chaos: $(STAMP)  ## a real deployment, killed 200 times under faults: half an hour to an hour
 	@$(BIN)/python -m tests.e2e.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))

@@ -147,7 +147,7 @@ def build_videos_asset(
         ledger_resource: JobLedgerResource = getattr(context.resources, names.ledger)
         store: VideoStoreResource = getattr(context.resources, names.videos)
         akool: AkoolResource = getattr(context.resources, names.akool)
-        key = context.partition_key
+        key, time = context.partition_key, clock or SystemClock()
         with (
             _explained(),
             ledger_resource.open() as ledger,
@@ -158,24 +158,19 @@ def build_videos_asset(
             landings = ledger.landings(names.prefix)
             ensure_owner(root, names.prefix, ledger.ledger_id, first=not landings.have_begun())
             landings.note_first()
-            start, end = grid.window(key)
             landing = VideoLanding(
                 ledger,
                 names.prefix,
                 new_client=akool.client,
                 root=root,
                 policy=store.address_policy(akool.base_url),
-                clock=clock or SystemClock(),
+                clock=time,
                 log=context.log.info,
                 before_effect=lease.check,
             )
-            report = landing.land(
-                # Videos of jobs from before the first partition are in none: its run saves them.
-                None if key == grid.first_key else start,
-                end,
-                run_seconds=store.run_seconds,
-                limits=store.limits(),
-            )
+            saving = grid.saving_window(key, time.now_ms())
+            report = landing.land(*saving, run_seconds=store.run_seconds, limits=store.limits())
+            start, end = grid.window(key)
             snapshot = ledger.snapshot(names.prefix, start, end)
             refuse_pruned(snapshot.jobs, names.prefix, key)
             table = build_table(VIDEOS, snapshot.jobs, start)

@@ -54,7 +54,7 @@ def main() -> None:
     "--from-file", "source", type=click.Path(allow_dash=True), help="Ids from a file, or - for standard input."
 )
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label for every id; may be repeated.")
-@click.option("--again", is_flag=True, help="Poll missing and abandoned jobs anew.")
+@click.option("--again", is_flag=True, help="Poll missing and abandoned jobs anew, and try lost videos once more.")
 @account_option
 def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], again: bool, account: str) -> None:
     """Watch jobs until Akool says how they ended.
@@ -80,7 +80,7 @@ def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], aga
         if report.relabelled:
             parts.append(f"{report.relabelled} relabelled")
         if again:
-            hint = "" if report.reopened else " (only missing and abandoned jobs can be)"
+            hint = "" if report.reopened else " (only missing and abandoned jobs and lost videos can be)"
             parts.append(f"{report.reopened} reopened{hint}")
         odd = sum(not OBJECT_ID_PATTERN.fullmatch(request.job_id) for request in requests)
         if odd:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from itertools import chain, zip_longest
+from itertools import chain, takewhile, zip_longest
 
 from akool_dagster.ledger.records import DueVideos, HourHead, KnownLanding, LeaseFacts
 
@@ -22,6 +22,10 @@ REQUESTS_PER_TICK = 20
 CHECKS_PER_TICK = 50
 CHECK_AGAIN_MS = 86_400_000
 """How long a copy of what the event log said is trusted: a wiped event log is noticed within a day."""
+
+
+END_OF_TIME = 2**62
+"""Later than any moment, in milliseconds."""
 
 
 class LandingKind(StrEnum):
@@ -84,6 +88,24 @@ class PartitionGrid:
             raise ValueError(f"{key!r} is not the key of a partition: those are like {self.first_key}.")
         return start_ms, start_ms + self._length_ms
 
+    def end_ms(self, now_ms: int) -> int:
+        """Return the end of the partition that holds now."""
+        return now_ms - now_ms % self._length_ms + self._length_ms
+
+    def saving_key(self, at_ms: int, now_ms: int) -> str | None:
+        """Return the partition whose run downloads the video of a job at a moment; None before there is any.
+
+        Videos of jobs from before the first partition, or that were tracked under a clock that went ahead, are in none
+        yet, and their URLs do not wait: the first and the current partition save them.
+        """
+        return self.key(min(max(at_ms, self.start_ms), now_ms), now_ms)
+
+    def saving_window(self, key: str, now_ms: int) -> tuple[int | None, int]:
+        """Return the stretch of time whose videos a partition's run downloads; None: from the beginning of time."""
+        start_ms, end_ms = self.window(key)
+        is_current = key == self.key(now_ms, now_ms)
+        return None if key == self.first_key else start_ms, END_OF_TIME if is_current else end_ms
+
     @property
     def _length_ms(self) -> int:
         return int(_LENGTHS[self.granularity].total_seconds() * 1000)
@@ -142,10 +164,7 @@ def partition_states(
     kinds: frozenset[LandingKind],
     now_ms: int,
 ) -> list[PartitionState]:
-    """Return every partition that has anything to land, for the kinds that are switched on.
-
-    Videos of jobs from before the first partition are in none; the first partition's run saves them.
-    """
+    """Return every partition that has anything to land, for the kinds that are switched on."""
     table_heads: dict[str, int] = {}
     video_heads: dict[str, int] = {}
     for hour in heads:
@@ -156,8 +175,8 @@ def partition_states(
     due: dict[str, int] = {}
     expiry: dict[str, int] = {}
     for videos in due_videos:
-        key = grid.first_key if videos.hour_at < grid.start_ms else grid.key(videos.hour_at, now_ms)
-        if key is not None and grid.start_ms <= now_ms:
+        key = grid.saving_key(videos.hour_at, now_ms)
+        if key is not None:
             due[key] = due.get(key, 0) + videos.due
             expiry[key] = min(expiry.get(key, videos.earliest_expiry), videos.earliest_expiry)
     states: list[PartitionState] = []
@@ -264,26 +283,29 @@ def decide(
         if run.stage == RunStage.UNFINISHED and not leased_since and abs(now_ms - run.created_at) < run_start_ms:
             return Decision(state=state, request=False, reason=f"run {run.run_id} is starting")
     if runs:
-        wait_ms = _wait_ms(state.kind, runs, ask_again_ms)
+        failures = _failures(runs)
+        wait_ms = _wait_ms(state.kind, runs[0], failures, ask_again_ms)
         since_ms = abs(now_ms - _last_moment(runs[0]))  # a clock set back must not mean waiting for it to catch up
         if since_ms < wait_ms:
             reason = f"asked again in {(wait_ms - since_ms) / 1000:.0f} s"
+            if failures:
+                reason += f", after {failures} failed run{'s' * (failures > 1)}"
             return Decision(state=state, request=False, reason=reason)
     return Decision(state=state, request=True, reason=f"{state.due} videos due" if state.due else "new results")
 
 
-def _wait_ms(kind: LandingKind, runs: Sequence[RunFacts], ask_again_ms: int) -> int:
+def _failures(runs: Sequence[RunFacts]) -> int:
+    """Return how many of the runs, newest first, failed since the last that succeeded."""
+    since_success = takewhile(lambda run: run.stage != RunStage.SUCCEEDED, runs)
+    return sum(run.stage == RunStage.FAILED for run in since_success)
+
+
+def _wait_ms(kind: LandingKind, last: RunFacts, failures: int, ask_again_ms: int) -> int:
     wait_ms = ask_again_ms
-    last = runs[0]
     # A landing writes the whole day each time, so a large day must not be written all the time. A videos run only
     # takes what is new, and stops after minutes when there is more: it goes on at once.
     if kind == LandingKind.TABLES and last.started_at is not None and last.ended_at is not None:
         wait_ms = max(wait_ms, min(ASK_AGAIN_SHARE * (last.ended_at - last.started_at), LONGEST_BACK_OFF_MS))
-    failures = 0
-    for run in runs:
-        if run.stage == RunStage.SUCCEEDED:
-            break
-        failures += run.stage == RunStage.FAILED
     return max(wait_ms, min(ASK_AGAIN_MS * 2**failures, LONGEST_BACK_OFF_MS)) if failures > 1 else wait_ms
 
 

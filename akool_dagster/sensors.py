@@ -134,7 +134,8 @@ class _Tick:
             if not requested:  # else Dagster would throw the requests away with the tick; the next one fails
                 raise
             trouble = error
-        counts = self._ledger.counts(self._account, self._settings.grid.start_ms)
+        grid = self._settings.grid
+        counts = self._ledger.counts(self._account, grid.start_ms, grid.end_ms(self._clock.now_ms()))
         message = "; ".join(
             part for part in (poll_sentence(report), counts_sentence(counts), landings_sentence(decisions, requested))
         )
@@ -255,15 +256,20 @@ def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds * 1000)
 
 
-def _digest(counts: Counts) -> str:
-    changing = [counts.states, counts.pending_statuses, counts.videos, counts.before_first_partition]
-    return json.dumps(changing, sort_keys=True)
+def _digest(counts: Counts) -> dict[str, Any]:
+    return {
+        "states": dict(counts.states),
+        "pending_statuses": dict(counts.pending_statuses),
+        "videos": dict(counts.videos),
+        "in_no_partition": counts.before_first_partition,
+        "in_partitions_to_come": counts.after_current_partition,
+    }
 
 
-def _last_observation(cursor: str | None) -> tuple[int, str] | None:
+def _last_observation(cursor: str | None) -> tuple[int, Any] | None:
     try:
         last = json.loads(cursor or "")
-        return int(last["observed_at"]), str(last["counts"])
+        return int(last["observed_at"]), last["counts"]
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -278,6 +284,7 @@ def observation_metadata(counts: Counts) -> dict[str, int | float]:
         "akool/oldest_pending_seconds": (counts.oldest_pending_ms or 0) / 1000,
         "akool/overdue": counts.overdue,
         "akool/in_no_partition": counts.before_first_partition,
+        "akool/in_partitions_to_come": counts.after_current_partition,
     }
 
 
@@ -312,6 +319,8 @@ def counts_sentence(counts: Counts) -> str:
         sentence += f", {counts.overdue} overdue"
     if counts.before_first_partition:
         sentence += f", {counts.before_first_partition} in no partition"
+    if counts.after_current_partition:
+        sentence += f", {counts.after_current_partition} in partitions to come (tracked under a clock that went ahead)"
     waiting = counts.videos.get("pending", 0)
     return f"{sentence}, {_number(waiting, 'video')} to download" if waiting else sentence
 
@@ -319,7 +328,7 @@ def counts_sentence(counts: Counts) -> str:
 def landings_sentence(decisions: Sequence[Decision], requested: Sequence[PartitionState]) -> str:
     """Return which landings are asked for and what the others wait for."""
     if not decisions:
-        return "everything from earlier ticks has landed"
+        return "nothing to land from earlier ticks"
     waiting = [one for one in decisions if one.state not in requested]
     sentence = f"{_number(len(requested), 'landing')} requested"
     if waiting:

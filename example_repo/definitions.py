@@ -1,6 +1,7 @@
 """Everything for one Akool account, configured by the environment, and one asset of our own built on its tables."""
 
 import os
+from datetime import date
 
 import dagster as dg
 
@@ -26,6 +27,7 @@ defs = dg.Definitions.merge(
         ),
         ledger=JobLedgerResource(url=from_environment(LEDGER_URL) or settings.ledger_url),
         storage_root=settings.storage_root,
+        start_date=date(2026, 11, 1),  # the day of your first job: earlier ones are polled, but in no partition
         default_sensor_status=dg.DefaultSensorStatus.RUNNING,
         # An example wants to be watched. The defaults, 30 and 60 seconds, are kinder to a large deployment.
         minimum_interval_seconds=5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +10,36 @@ import pytest
 from hypothesis import settings
 
 from akool_dagster.emulator import AkoolEmulator
+from tests.clock import FakeClock
 from tests.deployment import Deployment, quiet_instance
 
 # A busy machine must not fail a property; how long one takes is for the benchmarks.
 settings.register_profile("akool", deadline=None)
 settings.load_profile("akool")
+
+LONG = frozenset({"e2e", "test_settling.py"})
+"""Folders and modules of tests that take the longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, in whatever order the rest comes: nobody should wait for it alone in the end."""
+    items.sort(key=lambda item: not LONG.intersection(item.path.parts))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Give a clock that stands still until it is told to move."""
+    return FakeClock()
+
+
+@pytest.fixture
+def system_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let Python's temporary folder be one of the test's own, which must be empty again in the end."""
+    folder = tmp_path / "system-temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from akool_dagster.ledger.schema import (
     ledger,
     metadata,
 )
+from akool_dagster.ledger.transitions import DAY_MS
 
 EXAMPLES = 5
 """How many jobs of a group are named."""
@@ -70,6 +71,7 @@ class Concern(StrEnum):
     OVERDUE_VIDEO = "overdue_video"
     EXPIRING_VIDEO = "expiring_video"
     LOST_VIDEO = "lost_video"
+    AHEAD = "ahead"
     PRUNED = "pruned"
 
 
@@ -109,6 +111,7 @@ class Inspection:
             Concern.ABANDONED: jobs.c.state == JobState.ABANDONED,
             Concern.OVERDUE_VIDEO: VIDEO_IS_PENDING & (jobs.c.video_next_at <= now - overdue_ms),
             Concern.EXPIRING_VIDEO: VIDEO_IS_PENDING & (jobs.c.video_expires_at <= now + expiry_ms),
+            Concern.AHEAD: jobs.c.partition_at > now + DAY_MS,
             Concern.LOST_VIDEO: jobs.c.video_state == VideoState.LOST,
             Concern.PRUNED: IS_PRUNED,
         }

@@ -19,7 +19,6 @@ from akool_dagster.ledger.landings import Landings
 from akool_dagster.ledger.leases import Leases
 from akool_dagster.ledger.pruning import Pruning
 from akool_dagster.ledger.records import (
-    REOPENABLE_STATES,
     Answered,
     ClaimedJob,
     Counts,
@@ -66,6 +65,7 @@ from akool_dagster.ledger.transitions import (
     Limits,
     LookAgain,
     observe,
+    reopened,
     shows_differently,
 )
 
@@ -170,8 +170,8 @@ class JobLedger:
     def track(self, account: str, requests: Iterable[TrackRequest], *, again: bool = False) -> TrackReport:
         """Watch these ids from now on. Idempotent: a known id only gains labels.
 
-        With ``again``, missing and abandoned jobs are polled anew. All ids and labels are checked before
-        anything is written; raises `InvalidJobError` for the first bad one.
+        With ``again``, missing and abandoned jobs are polled anew, and lost videos are tried once more. All ids and
+        labels are checked before anything is written; raises `InvalidJobError` for the first bad one.
         """
         labels_by_id: dict[str, dict[str, str]] = {}
         total = 0
@@ -194,19 +194,7 @@ class JobLedger:
             updated = []
             for job_id, job in known.items():
                 merged = json.loads(job.labels) | labels_by_id[job_id]
-                after = replace(job, labels=json_text(merged))
-                if again and job.state in REOPENABLE_STATES:
-                    after = replace(
-                        after,
-                        state=JobState.PENDING,
-                        watched_since=now,
-                        next_poll_at=now,
-                        misses=0,
-                        first_missed_at=None,
-                        urlless_polls=0,
-                        last_code=None,
-                        last_error=None,
-                    )
+                after = replace(reopened(job, now) if again else job, labels=json_text(merged))
                 if after != job:
                     updated.append((job, after))
             if new or updated:
@@ -220,7 +208,9 @@ class JobLedger:
             added=len(added),
             known=len(known),
             relabelled=sum(before.labels != after.labels for before, after in updated),
-            reopened=sum(before.state != after.state for before, after in updated),
+            reopened=sum(
+                (before.state, before.video_state) != (after.state, after.video_state) for before, after in updated
+            ),
         )
         # On PostgreSQL another process may have tracked them at the same moment: they are known by now.
         raced = {job_id: labels for job_id, labels in new.items() if job_id not in added}
@@ -244,10 +234,18 @@ class JobLedger:
             connection.execute(statement)
 
     def mend_schedule(self, account: str) -> None:
-        """Make due what waits for a moment further away than any wait is: it was set under a clock set back since."""
+        """Set to now what lies further ahead than any wait is: it was set under a clock that has been set back since.
+
+        Due moments would be waited for, and the age that a job is given up at would not begin to count.
+        """
         now = self._clock.now_ms()
+        moments = (
+            (jobs.c.next_poll_at, IS_PENDING),
+            (jobs.c.watched_since, IS_PENDING),
+            (jobs.c.video_next_at, VIDEO_IS_PENDING),
+        )
         with self._database.write() as connection:
-            for column, waiting in ((jobs.c.next_poll_at, IS_PENDING), (jobs.c.video_next_at, VIDEO_IS_PENDING)):
+            for column, waiting in moments:
                 far = (jobs.c.account == account, waiting, column > now + LONGEST_WAIT_MS)
                 # What is locked is being given a new moment now; waiting for it out of order could deadlock.
                 free = sa.select(jobs.c.job_id).where(*far).with_for_update(skip_locked=True)
@@ -424,8 +422,8 @@ class JobLedger:
 
     # Looking
 
-    def counts(self, account: str, first_partition_at: int = 0) -> Counts:
-        """Return the account in numbers. ``first_partition_at``: where the partitions start."""
+    def counts(self, account: str, first_partition_at: int = 0, next_partition_at: int | None = None) -> Counts:
+        """Return the account in numbers. The partitions start at the first moment; the next begins at the second."""
         now = self._clock.now_ms()
         mine = jobs.c.account == account
         by_state = (
@@ -448,7 +446,9 @@ class JobLedger:
             due = sa.select(sa.func.count()).where(mine, IS_PENDING)
             due_now = connection.execute(due.where(jobs.c.next_poll_at <= now)).scalar_one()
             overdue = connection.execute(due.where(jobs.c.next_poll_at <= now - OVERDUE_MS)).scalar_one()
-            early = sa.select(sa.func.count()).where(mine, jobs.c.partition_at < first_partition_at)
+            all_mine = sa.select(sa.func.count()).where(mine)
+            early = all_mine.where(jobs.c.partition_at < first_partition_at)
+            late = all_mine.where(jobs.c.partition_at >= next_partition_at) if next_partition_at else None
             return Counts(
                 states=states,
                 pending_statuses=statuses,
@@ -457,6 +457,7 @@ class JobLedger:
                 due=due_now,
                 overdue=overdue,
                 before_first_partition=connection.execute(early).scalar_one(),
+                after_current_partition=0 if late is None else connection.execute(late).scalar_one(),
             )
 
     def iter_jobs(self, account: str, state: str | None = None) -> Iterator[Job]:

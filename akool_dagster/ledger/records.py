@@ -39,7 +39,7 @@ class VideoState(StrEnum):
 
     PENDING = "pending"  # to be downloaded, or tried again
     STORED = "stored"  # final: verified and published in the storage root
-    LOST = "lost"  # final: its URL is over, or it can never be had
+    LOST = "lost"  # its URL is over, or it can never be had; `track --again` tries once more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +235,8 @@ class Counts:
     overdue: int
     """Pending jobs whose poll has been due for over ten minutes."""
     before_first_partition: int
+    after_current_partition: int
+    """Jobs that lie in a partition which has not begun: they were tracked under a clock that went ahead."""
 
     @property
     def pending(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from akool_dagster.ledger.records import (
+    REOPENABLE_STATES,
     Answered,
     Job,
     JobState,
@@ -112,6 +113,28 @@ def _missed(job: Job, seen: Missed, now_ms: int, limits: Limits) -> dict[str, ob
 
 def _first(seen_at: int | None, now_ms: int) -> int:
     return now_ms if seen_at is None else seen_at
+
+
+def reopened(job: Job, now_ms: int) -> Job:
+    """Return the job as it stands when somebody asks for it again: polled anew, or its lost video tried once more.
+
+    A job that has ended stays so. A lost video whose payload was pruned stays lost: its URL is not known any more.
+    """
+    if job.state in REOPENABLE_STATES:
+        return replace(
+            job,
+            state=JobState.PENDING,
+            watched_since=now_ms,
+            next_poll_at=now_ms,
+            misses=0,
+            first_missed_at=None,
+            urlless_polls=0,
+            last_code=None,
+            last_error=None,
+        )
+    if job.video_state == VideoState.LOST and job.payload is not None:
+        return replace(job, video_state=VideoState.PENDING, video_next_at=now_ms)
+    return job
 
 
 SHOWN_FIELDS = (

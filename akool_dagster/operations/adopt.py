@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from akool_dagster.landing import END_OF_TIME
 from akool_dagster.ledger import JobLedger
 from akool_dagster.operations.findings import named
 from akool_dagster.operations.survey import Survey, survey, why_adopt
 from akool_dagster.ownership import Mark, OwnershipError, ledger_command, write_mark
 from akool_dagster.storage import StorageRoot
-
-END_OF_TIME = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

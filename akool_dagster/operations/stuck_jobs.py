@@ -66,9 +66,16 @@ WORDS = {
     Concern.LOST_VIDEO: _Words(
         about="videos",
         what="videos are lost: their URLs died before they could be stored",
-        todo="Make them again, if they are needed.",
+        todo="If a file may still be there: `akool-dagster track ID --again` tries once more. Else make it anew.",
         level=Level.NOTICE,
         why=lambda job: job.video_error,
+    ),
+    Concern.AHEAD: _Words(
+        about="clock",
+        what="jobs lie more than a day ahead: they were tracked under a clock that was wrong",
+        todo="Is this machine's clock right? Their videos are stored as usual; their rows land when that day comes.",
+        level=Level.NOTICE,
+        why=lambda _job: None,
     ),
     Concern.PRUNED: _Words(
         about="pruned",

@@ -13,6 +13,8 @@ LONGEST_WAIT_MS = 3_600_000
 
 GRACE_MS = 3 * 86_400_000
 """How long after its 7 days a video is still tried when nobody said that it is gone: over a long weekend."""
+FEWEST_ATTEMPTS = 5
+"""Before a video is given up for its age: they take seven minutes, in which a clock that was wrong may be put right."""
 FINAL_ATTEMPTS = 9
 """Before the 7 days are over nothing is final earlier: as many attempts take more than two hours."""
 
@@ -60,15 +62,15 @@ def next_attempt_ms(attempts: int, now_ms: int, *, retryable: bool = True) -> in
 def why_lost(failure: Failure, says: AkoolSays, *, now_ms: int, expires_at_ms: int, attempts: int) -> str | None:
     """Return why a video is lost for good after an attempt that failed, as a sentence; None when it is not.
 
-    ``says`` is what Akool answered in that attempt. Only when its URL's life is over, and then not for trouble
-    that may pass or while Akool cannot be asked for a newer URL, until three days later. Before that, only what
-    `FINAL` names: a broken name server or a missing setting must not cost a paid video.
+    ``says`` is what Akool answered in that attempt. Only when its URL's life is over and `FEWEST_ATTEMPTS` were made,
+    and then not for trouble that may pass or while Akool cannot be asked for a newer URL, until three days later.
+    Before that, only what `FINAL` names: a broken name server or a missing setting must not cost a paid video.
     """
     if attempts >= FINAL_ATTEMPTS and (failure, says) in FINAL:
         return FINAL[failure, says]
     unasked = failure in (Failure.GONE, Failure.FORBIDDEN) and says is AkoolSays.NOTHING
     patience_ms = GRACE_MS if unasked else PATIENCE_MS[failure]
-    if attempts < 1 or now_ms < expires_at_ms + patience_ms:
+    if attempts < FEWEST_ATTEMPTS or now_ms < expires_at_ms + patience_ms:
         return None
     expired = datetime.fromtimestamp(expires_at_ms / 1000, tz=UTC)
     return f"Its 7 days ended on {expired:%Y-%m-%d %H:%M} UTC."

@@ -74,12 +74,6 @@ def ledger_url(new_database: Callable[[], str]) -> str:
     return new_database()
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    """Give a clock that stands still until it is told to move."""
-    return FakeClock()
-
-
 @pytest.fixture(scope="session")
 def sqlite_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the file of a new SQLite ledger, to be copied: migrating takes longer than most tests."""

@@ -27,15 +27,9 @@ from akool_dagster.api import (
     Token,
 )
 from tests.api_server import ID, KEY, OK, OTHER, PAIR, Answer, Connect, ScriptedServer, Seen, connecting, reset, serve
-from tests.clock import FakeClock
 
 server = pytest.fixture(serve)
 connect = pytest.fixture(connecting)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
 
 
 VENDOR = json.loads((Path(__file__).parent.parent / "data" / "results_completed.json").read_text())

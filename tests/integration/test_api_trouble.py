@@ -30,11 +30,6 @@ server = pytest.fixture(serve)
 connect = pytest.fixture(connecting)
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 # --- what is repeated and what is not ---
 
 

@@ -10,7 +10,9 @@ import duckdb
 import pandas as pd
 import pytest
 
+from akool_dagster import JobLedger, TrackRequest
 from akool_dagster.tables import TABLES
+from tests.clock import FakeClock
 from tests.deployment import Deployment, emulated, failure_of, object_id
 
 NOON = int(datetime(2026, 3, 14, 12, tzinfo=UTC).timestamp())
@@ -57,7 +59,7 @@ def test_when_everything_has_landed_no_run_is_asked_for(deployment: Deployment) 
     assert deployment.settle() == 2
     result = deployment.tick()
     assert not result.requests
-    assert "everything from earlier ticks has landed" in result.message
+    assert "nothing to land from earlier ticks" in result.message
 
 
 def test_one_call_polls_many_ids_of_many_days(deployment: Deployment) -> None:
@@ -78,6 +80,19 @@ def test_a_tick_says_what_it_polled_and_what_is_in_flight(deployment: Deployment
     message = deployment.tick().message
     assert "polled 2 ids in 1 call: 1 failed" in message
     assert "1 job pending (1 processing)" in message
+
+
+def test_a_job_tracked_under_a_clock_that_went_ahead_is_shown_and_its_video_is_stored(deployment: Deployment) -> None:
+    job_id = object_id(int(time.time()) + 50 * DAY_SECONDS)  # from later still: the moment it is tracked at decides
+    deployment.emulator.add_job(emulated(job_id))
+    ahead = FakeClock(int((time.time() + 40 * DAY_SECONDS) * 1000))
+    with JobLedger.create(deployment.ledger_url, clock=ahead) as ledger:
+        ledger.track("akool", [TrackRequest(job_id=job_id)])
+    assert "1 in partitions to come" in deployment.tick().message
+    deployment.settle()
+    assert deployment.video(job_id).read_bytes() == deployment.emulator.video_bytes(job_id)
+    with deployment.ledger() as ledger:
+        assert [job.video_state for job in ledger.iter_jobs("akool")] == ["stored"]
 
 
 def test_a_materialisation_carries_small_numbers(deployment: Deployment) -> None:

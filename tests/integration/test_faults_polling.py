@@ -96,11 +96,6 @@ KINDS = [name for name, kind in FAULT_KINDS.items() if Endpoint.RESULTS in kind.
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def emulator(clock: FakeClock) -> Iterator[AkoolEmulator]:
     with AkoolEmulator(jobs=JOBS, clock=clock) as emulator:
         yield emulator

@@ -22,6 +22,7 @@ from akool_dagster.tables import VIDEOS, build_table
 from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fetch import FetchLimits
 from akool_dagster.videos.landing import VideoLanding, VideoLandingReport
+from akool_dagster.videos.schedule import FEWEST_ATTEMPTS
 from tests.clock import FakeClock
 from tests.integration.video_landings import WallClock
 from tests.scripted_api import job_id
@@ -73,11 +74,6 @@ EXPECTED = {
     "redirect_file": Expected(error="not an http or https URL", waits_seconds=3600),
 }
 KINDS = [name for name, kind in FAULT_KINDS.items() if Endpoint.CDN in kind.allowed]
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
 
 
 @pytest.fixture
@@ -201,10 +197,13 @@ def test_a_redirect_is_not_followed_into_a_private_network(
     assert "refused" in (land.victim.video_error or "") or "not an http" in (land.victim.video_error or "")
 
 
-def test_a_video_whose_url_is_really_over_is_lost_after_one_attempt(
+def test_a_video_whose_url_is_really_over_is_lost_after_five_attempts(
     land: Landing, emulator: AkoolEmulator, clock: FakeClock
 ) -> None:
     clock.advance(8 * 86_400)
+    for _ in range(FEWEST_ATTEMPTS - 1):
+        assert land().lost == 0
+        clock.advance(LONGEST_WAIT_SECONDS)
     assert land().lost == 2
     assert {call.http_status for call in emulator.journal.calls("cdn")} == {403}
     assert land.files == {}

@@ -16,11 +16,6 @@ DAY_SECONDS = 86_400
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[JobLedger]:
     with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
         yield ledger
@@ -41,14 +36,27 @@ def test_a_clock_set_back_does_not_leave_jobs_and_videos_waiting_for_the_wrong_m
     assert sum(hour.due for hour in ledger.due_video_hours(ACCOUNT)) == 1
 
 
+def test_a_job_tracked_under_a_clock_that_was_ahead_is_given_up_at_its_age_all_the_same(
+    ledger: JobLedger, clock: FakeClock
+) -> None:
+    clock.jump(300 * DAY_SECONDS)
+    track(ledger, "pending")
+    clock.jump(-300 * DAY_SECONDS)
+    ledger.mend_schedule(ACCOUNT)
+    assert job_of(ledger, "pending").watched_since == clock.now_ms()
+    clock.advance(7 * DAY_SECONDS)
+    record(ledger, answered("pending", 1))
+    assert job_of(ledger, "pending").state == "abandoned"
+
+
 def test_mending_the_schedule_leaves_every_wait_of_ours_alone(ledger: JobLedger, clock: FakeClock) -> None:
     track(ledger, "pending")
     clock.advance(3 * DAY_SECONDS)
     record(ledger, answered("pending", 1))
-    waiting_until = job_of(ledger, "pending").next_poll_at
-    assert waiting_until > clock.now_ms()
+    before = job_of(ledger, "pending")
+    assert before.next_poll_at > clock.now_ms() > before.watched_since
     ledger.mend_schedule(ACCOUNT)
-    assert job_of(ledger, "pending").next_poll_at == waiting_until
+    assert job_of(ledger, "pending") == before
 
 
 def test_a_newer_row_of_a_completed_job_prolongs_its_videos_life_and_never_shortens_it(

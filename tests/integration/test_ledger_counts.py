@@ -23,7 +23,14 @@ pytest_plugins = ["tests.integration.ledger_databases"]
 
 def test_an_empty_account_counts_nothing(ledger: JobLedger) -> None:
     assert ledger.counts(ACCOUNT) == Counts(
-        states={}, pending_statuses={}, videos={}, oldest_pending_ms=None, due=0, overdue=0, before_first_partition=0
+        states={},
+        pending_statuses={},
+        videos={},
+        oldest_pending_ms=None,
+        due=0,
+        overdue=0,
+        before_first_partition=0,
+        after_current_partition=0,
     )
     assert ledger.counts(ACCOUNT).pending == 0
 
@@ -79,6 +86,16 @@ def test_jobs_before_the_first_partition_are_counted(ledger: JobLedger) -> None:
     complete(ledger, object_id(start - 1000), object_id(start), object_id(start + HOUR))
     assert ledger.counts(ACCOUNT, start).before_first_partition == 1
     assert ledger.counts(ACCOUNT, 0).before_first_partition == 0
+
+
+def test_jobs_that_lie_in_a_partition_to_come_are_counted(ledger: JobLedger, clock: FakeClock) -> None:
+    track(ledger, "now")
+    clock.jump(3 * DAY / 1000)
+    track(ledger, "ahead")
+    clock.jump(-3 * DAY / 1000)
+    assert ledger.counts(ACCOUNT, 0, NOW + DAY).after_current_partition == 1
+    assert ledger.counts(ACCOUNT, 0, NOW + 4 * DAY).after_current_partition == 0
+    assert ledger.counts(ACCOUNT).after_current_partition == 0
 
 
 def test_the_last_word_of_the_event_log_replaces_the_one_before(ledger: JobLedger) -> None:

@@ -27,13 +27,15 @@ from akool_dagster.ledger.records import DueVideos, HourHead, VideoFailure, stat
 from akool_dagster.ledger.transitions import SHOWN_FIELDS
 from tests.clock import FakeClock
 from tests.integration.ledger_words import DAY, HOUR, NOW, POLL_EVERY, answered, object_id
+from tests.thoroughness import thorough
 
 pytest_plugins = ["tests.integration.ledger_databases"]
 
 IDS = (object_id(NOW - DAY), object_id(NOW - HOUR), object_id(NOW + HOUR), "one", "two")
 FIRST_PARTITION_AT = NOW - 2 * HOUR
+NEXT_PARTITION_AT = NOW + HOUR // 2
 FINAL_FIELDS = ("state", "status", "settled_at", "failure_reason", "partition_at", "tracked_at")
-FINAL_VIDEO_FIELDS = ("video_state", "video_record", "video_error", "video_attempts", "video_expires_at")
+VIDEO_FIELDS = ("video_state", "video_record", "video_error", "video_attempts", "video_expires_at")
 
 some_ids = st.lists(st.sampled_from(IDS), min_size=1, max_size=4)
 payloads = st.sampled_from(['{"n":1}', '{"n":2}'])
@@ -63,6 +65,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.counter = self.ledger.revision()
         self.before: dict[str, Job] = {}
         self.claimed_until: dict[str, int] = {}
+        self.again = False
 
     def teardown(self) -> None:
         self.ledger.close()
@@ -71,6 +74,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def track(self, ids: Sequence[str], label: str, again: bool) -> None:
         requests = [TrackRequest(job_id=job_id, labels={"campaign": label} if label else {}) for job_id in ids]
         report = self.ledger.track(self.account, requests, again=again)
+        self.again = again
         new = set(ids) - self.before.keys()
         assert (report.added, report.known, report.repeated) == (
             len(new),
@@ -141,14 +145,16 @@ class LedgerMachine(RuleBasedStateMachine):
         for job_id, job in jobs.items():
             _check_job(job, counter)
             if job_id in self.before:
-                _check_step(self.before[job_id], job, self.counter)
+                _check_step(self.before[job_id], job, self.counter, again=self.again)
             else:
                 assert (job.revision > self.counter, job.head, job.video_head) == (True, 0, 0)
         found = list(jobs.values())
         assert self.ledger.heads(self.account) == _heads(found)
-        assert self.ledger.counts(self.account, FIRST_PARTITION_AT) == _counts(found, self.clock.now_ms())
+        assert self.ledger.counts(self.account, FIRST_PARTITION_AT, NEXT_PARTITION_AT) == _counts(
+            found, self.clock.now_ms()
+        )
         assert self.ledger.due_video_hours(self.account) == _due_video_hours(found, self.clock.now_ms())
-        self.before, self.counter = jobs, counter
+        self.before, self.counter, self.again = jobs, counter, False
 
 
 def _check_job(job: Job, counter: int) -> None:
@@ -159,8 +165,8 @@ def _check_job(job: Job, counter: int) -> None:
     assert (job.video_state == VideoState.PENDING) == (job.video_next_at is not None)
 
 
-def _check_step(before: Job, after: Job, counter: int) -> None:
-    """Check one step of one job; ``counter`` is what the ledger's revision was before it."""
+def _check_step(before: Job, after: Job, counter: int, *, again: bool) -> None:
+    """Check one step of one job: ``counter`` is what the ledger's revision was before it, ``again`` the word for it."""
 
     def changed(*names: str) -> bool:
         return any(getattr(before, name) != getattr(after, name) for name in names)
@@ -169,12 +175,15 @@ def _check_step(before: Job, after: Job, counter: int) -> None:
     if before.state in (JobState.COMPLETED, JobState.FAILED):
         assert not changed(*FINAL_FIELDS)
         assert before.payload == after.payload or before.state == JobState.COMPLETED
-    if before.video_state in (VideoState.STORED, VideoState.LOST):
-        assert not changed(*FINAL_VIDEO_FIELDS)
+    if before.video_state == VideoState.STORED:
+        assert not changed(*VIDEO_FIELDS)
+    if before.video_state == VideoState.LOST:
+        assert not changed("video_record", "video_error", "video_attempts", "video_expires_at")
+        assert after.video_state == VideoState.LOST or (again and after.video_state == VideoState.PENDING)
     refreshed = before.state == after.state == JobState.COMPLETED and changed("payload")
     assert (after.revision > counter) == (refreshed or changed(*SHOWN_FIELDS))
     assert (after.head > counter) == changed("state", "labels")
-    assert (after.video_revision > counter) == changed(*FINAL_VIDEO_FIELDS)
+    assert (after.video_revision > counter) == changed(*VIDEO_FIELDS)
     assert (after.video_head > counter) == changed("video_state")
     for name in ("revision", "head", "video_revision", "video_head"):
         assert getattr(after, name) > counter or not changed(name)
@@ -216,6 +225,7 @@ def _counts(jobs: Sequence[Job], now: int) -> Counts:
         due=sum(job.next_poll_at <= now for job in pending),
         overdue=sum(job.next_poll_at <= now - 600_000 for job in pending),
         before_first_partition=sum(job.partition_at < FIRST_PARTITION_AT for job in jobs),
+        after_current_partition=sum(job.partition_at >= NEXT_PARTITION_AT for job in jobs),
     )
 
 
@@ -228,7 +238,7 @@ def test_nothing_moves_back_and_every_number_adds_up(ledger: JobLedger, ledger_u
     run_state_machine_as_test(
         OnThisDatabase,
         settings=settings(
-            max_examples=40,
+            max_examples=thorough(25, 300),
             stateful_step_count=20,
             deadline=None,
             derandomize=True,

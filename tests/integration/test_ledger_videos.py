@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from akool_dagster.ledger import JobLedger, JobState, VideoState
+from akool_dagster.ledger import JobLedger, JobState, TrackReport, VideoState
 from akool_dagster.ledger.records import DueVideo, DueVideos, VideoFailure
 from tests.clock import FakeClock
 from tests.integration.ledger_words import (
@@ -85,6 +85,33 @@ def test_a_lost_video_is_never_due_again_and_says_why(ledger: JobLedger, clock: 
     assert (job.video_state, job.video_attempts, job.video_error) == (VideoState.LOST, 1, "404")
     assert ledger.due_videos(ACCOUNT, None, NOW + 1) == []
     assert ledger.due_video_hours(ACCOUNT) == []
+
+
+def test_only_tracking_again_lets_a_lost_video_be_tried_once_more(ledger: JobLedger, clock: FakeClock) -> None:
+    complete(ledger, "a", "stored")
+    ledger.store_video(ACCOUNT, "stored", {"path": "stored.mp4"})
+    ledger.fail_video(ACCOUNT, VideoFailure(job_id="a", error="404", next_at=None))
+    stored, lost = job_of(ledger, "stored"), job_of(ledger, "a")
+    assert track(ledger, "a") == TrackReport(known=1)
+    assert job_of(ledger, "a") == lost
+    clock.advance(5)
+    assert track(ledger, "a", "stored", again=True) == TrackReport(known=2, reopened=1)
+    assert job_of(ledger, "stored") == stored
+    job = job_of(ledger, "a")
+    assert (job.video_state, job.video_attempts, job.video_next_at) == (VideoState.PENDING, 1, clock.now_ms())
+    assert job.video_head == job.video_revision > lost.video_revision
+    assert (job.head, job.settled_at) == (lost.head, lost.settled_at)
+    assert [video.job_id for video in ledger.due_videos(ACCOUNT, None, NOW + 1)] == ["a"]
+
+
+def test_a_lost_video_whose_payload_is_pruned_stays_lost(ledger: JobLedger) -> None:
+    complete(ledger, "a")
+    ledger.fail_video(ACCOUNT, VideoFailure(job_id="a", error="404", next_at=None))
+    ledger.pruning(ACCOUNT).drop(["a"], 0, NOW + 1, landed_revision=job_of(ledger, "a").revision)
+    pruned = job_of(ledger, "a")
+    assert (pruned.payload, pruned.video_state) == (None, VideoState.LOST)
+    assert track(ledger, "a", again=True) == TrackReport(known=1)
+    assert job_of(ledger, "a") == pruned
 
 
 @pytest.mark.parametrize("stored", [True, False])

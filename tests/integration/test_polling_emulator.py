@@ -24,11 +24,6 @@ IDS = sorted(job.job_id for job in JOBS)
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def emulator(clock: FakeClock) -> Iterator[AkoolEmulator]:
     with AkoolEmulator(jobs=JOBS, clock=clock) as emulator:
         yield emulator

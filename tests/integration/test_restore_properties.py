@@ -29,6 +29,7 @@ from akool_dagster.storage import StorageRoot
 from tests.clock import FakeClock
 from tests.integration.ledger_words import DAY, HOUR, NOW, object_id
 from tests.landed_tables import Rows, land, revisions_of, rows_of
+from tests.thoroughness import thorough
 
 pytest_plugins = ["tests.integration.ledger_databases"]
 
@@ -194,7 +195,7 @@ def twins(new_database: Callable[[], str], tmp_path: Path) -> Iterator[Twins]:
 
 # The fixture's databases serve every example; shrinking, with files to write, would take minutes.
 a_few = settings(
-    max_examples=12,
+    max_examples=thorough(6, 100),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

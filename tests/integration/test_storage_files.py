@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +12,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot
 from tests.clock import FakeClock
+
+pytestmark = pytest.mark.usefixtures("system_temporary_folder")
 
 pytest_plugins = ["tests.integration.object_stores"]
 
@@ -40,15 +41,6 @@ def test_the_files_of_a_folder_are_listed_without_its_folders(root: StorageRoot)
         put(root, b"x", relative)
     assert root.list_files("akool/results") == ["a.parquet", "b.parquet"]
     assert root.list_files("akool/results/a.parquet/no-folder") == []
-
-
-@pytest.fixture(autouse=True)
-def system_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = tmp_path / "system-temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield folder
-    assert list(folder.iterdir()) == []
 
 
 def put(root: StorageRoot, content: bytes, relative: str = RELATIVE) -> None:

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import io
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,20 +34,13 @@ from tests.integration.video_words import (
 from tests.mp4 import render_video
 from tests.video_server import Answer, VideoServer
 
+pytestmark = pytest.mark.usefixtures("system_temporary_folder")
+
 
 @pytest.fixture
 def server() -> Iterator[VideoServer]:
     with VideoServer() as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def system_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = tmp_path / "system-temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield folder
-    assert list(folder.iterdir()) == []
 
 
 @pytest.fixture

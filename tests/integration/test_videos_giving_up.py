@@ -10,13 +10,13 @@ from typing import BinaryIO
 
 import pytest
 
-from akool_dagster.ledger import VideoState
+from akool_dagster.ledger import TrackRequest, VideoState
 from akool_dagster.storage import OsFiles, StorageFullError, StorageRoot
 from akool_dagster.tables import VIDEOS, build_table
 from akool_dagster.videos.landing import VideoLandingReport
 from akool_dagster.videos.leftovers import STALE_SECONDS
 from akool_dagster.videos.refresh import GIVE_UP_AFTER
-from akool_dagster.videos.schedule import FINAL_ATTEMPTS, GRACE_MS
+from akool_dagster.videos.schedule import FEWEST_ATTEMPTS, FINAL_ATTEMPTS, GRACE_MS
 from tests.integration.video_landings import DAY, FAILED_JOB, IDS, PRIVATE_JOB, Landing, path_of
 from tests.scripted_api import job_id
 
@@ -39,7 +39,7 @@ def test_the_reason_of_a_loss_is_in_the_manifest(land: Landing) -> None:
     land.poll(IDS[:1])
     land.emulator.faults.add("expired_url")
     after_its_time(land)
-    assert land().lost == 1
+    assert land.until_lost(IDS[0]).lost == 1
     (row,) = build_table(VIDEOS, list(land.jobs.values()), 0).to_pylist()
     assert row["video_state"] == VideoState.LOST
     assert row["error"].startswith("127.0.0.1 answered HTTP 403. Akool gives the same URL again. Its 7 days ended on ")
@@ -80,6 +80,10 @@ def test_an_outage_at_the_very_end_loses_nothing_until_the_grace_is_over(land: L
     land.poll(IDS[:1])
     land.emulator.faults.add("502", endpoint="cdn")
     after_its_time(land)
+    for _ in range(FEWEST_ATTEMPTS - 1):
+        assert land().lost == 0
+        until_due(land, IDS[0])
+    after_its_time(land)
     land.clock.advance(GRACE_MS / 1000 - 1)
     assert land().lost == 0
     until_due(land, IDS[0])
@@ -104,7 +108,7 @@ def test_the_same_url_in_a_newer_row_lives_no_longer(land: Landing) -> None:
     before = land.jobs[IDS[0]]
     land.emulator.faults.add("expired_url")
     land.clock.advance(2.0)
-    assert land().lost == 1
+    assert land.until_lost(IDS[0]).lost == 1
     after = land.jobs[IDS[0]]
     assert after.payload != before.payload
     assert after.video_expires_at == before.video_expires_at
@@ -118,6 +122,31 @@ def test_a_newer_url_that_must_not_be_fetched_is_not_kept(land: Landing) -> None
     job = land.jobs[identifier]
     assert "10.0.0.1 is refused" in (job.video_error or "")
     assert job.payload == before  # so that the next attempt asks Akool again
+
+
+def test_a_clock_that_is_days_ahead_for_a_moment_loses_nothing(land: Landing) -> None:
+    land.poll(IDS[:1])
+    land.emulator.faults.add("expired_url", times=2)
+    land.clock.jump(100 * DAY)
+    assert (land().failed, land.jobs[IDS[0]].video_state) == (1, VideoState.PENDING)
+    land.clock.jump(-100 * DAY)
+    land.ledger.mend_schedule("akool")
+    assert land().stored == 1
+
+
+def test_a_lost_video_that_is_tracked_again_is_tried_once_more(land: Landing) -> None:
+    land.poll(IDS[:1])
+    land.emulator.faults.add("expired_url")
+    after_its_time(land)
+    land.until_lost(IDS[0])
+    attempts = land.jobs[IDS[0]].video_attempts
+    again = [TrackRequest(job_id=IDS[0])]
+    assert land.ledger.track("akool", again, again=True).reopened == 1
+    assert land().lost == 1  # once more, and no longer
+    land.ledger.track("akool", again, again=True)
+    land.emulator.faults.clear()
+    assert land().stored == 1
+    assert land.jobs[IDS[0]].video_attempts == attempts + 2
 
 
 # No attempt

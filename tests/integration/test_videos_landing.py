@@ -169,7 +169,7 @@ def test_a_video_is_lost_only_when_its_time_is_over_and_it_was_tried(land: Landi
     land.clock.advance((expires_at - 1 - land.clock.now_ms()) / 1000)
     assert land().lost == 0
     land.clock.advance(3600)
-    report = land()
+    report = land.until_lost(IDS[0])
     assert (report.failed, report.lost) == (1, 1)
     job = land.jobs[IDS[0]]
     assert (job.state, job.video_state, job.video_next_at) == (JobState.COMPLETED, VideoState.LOST, None)

@@ -49,7 +49,7 @@ def test_a_video_cut_anywhere_is_refused(kind: str, tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_mp4_cut_at_any_byte_is_refused(tmp_path: Path, data: st.DataObject) -> None:
     whole = KINDS[data.draw(st.sampled_from(["index first, with sound", "index at the end, with sound"]))]()
     length = data.draw(st.integers(min_value=0, max_value=len(whole) - 1))
@@ -59,7 +59,7 @@ def test_an_mp4_cut_at_any_byte_is_refused(tmp_path: Path, data: st.DataObject) 
 
 @given(st.binary(max_size=300), st.binary(min_size=1, max_size=40), st.integers(min_value=0, max_value=2000))
 @example(junk=b"", other=b"\x08\x00", at=460)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_probed_or_refused_and_nothing_else(
     tmp_path: Path, junk: bytes, other: bytes, at: int
 ) -> None:

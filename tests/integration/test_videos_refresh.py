@@ -20,11 +20,6 @@ NEWER = "https://cdn.example/newer.mp4"
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def server() -> Iterator[ScriptedServer]:
     yield from serve()
 

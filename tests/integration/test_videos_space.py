@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,8 @@ from akool_dagster.videos.space import DiskSpace, NoRoomError
 from tests.integration.video_words import FOLDER, Fetch, files_below, requested
 from tests.mp4 import render_video
 from tests.video_server import Answer, VideoServer
+
+pytestmark = pytest.mark.usefixtures("system_temporary_folder")
 
 MB = 1_000_000
 
@@ -37,15 +38,6 @@ class Disk(OsFiles):
 def server() -> Iterator[VideoServer]:
     with VideoServer() as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def system_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = tmp_path / "system-temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield folder
-    assert list(folder.iterdir()) == []
 
 
 def root_on(disk: OsFiles, tmp_path: Path) -> StorageRoot:

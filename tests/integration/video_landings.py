@@ -16,6 +16,7 @@ from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fetch import FetchLimits
 from akool_dagster.videos.landing import VideoLanding, VideoLandingReport
+from akool_dagster.videos.schedule import FEWEST_ATTEMPTS
 from tests.clock import FakeClock
 from tests.scripted_api import job_id
 
@@ -92,6 +93,16 @@ class Landing:
         run_seconds = options.pop("run_seconds", 60.0)
         limits: dict[str, Any] = {"threads": 4, "seconds_per_file": 60.0, "max_bytes": 10_000_000, **options}
         return landing.land(start, end, run_seconds=run_seconds, limits=FetchLimits(**limits))
+
+    def until_lost(self, identifier: str) -> VideoLandingReport:
+        """Land again and again, each time when the video is due, until it is lost; return the last report."""
+        for _ in range(FEWEST_ATTEMPTS):
+            report = self()
+            due_at = self.jobs[identifier].video_next_at
+            if due_at is None:
+                return report
+            self.clock.advance(max(0, due_at - self.clock.now_ms()) / 1000)
+        raise AssertionError(f"{identifier} is not lost after {FEWEST_ATTEMPTS} attempts")
 
     @property
     def jobs(self) -> dict[str, Job]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from akool_dagster.api.answers import HttpAnswer, judge, retry_after_seconds
@@ -134,14 +134,12 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
     assert retry_after_seconds(header, NOW_MS) == seconds
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_a_nonsense_retry_after_is_ignored_and_not_raised(header: str) -> None:
     seconds = retry_after_seconds(header, NOW_MS)
     assert seconds is None or seconds >= 0
 
 
-@settings(deadline=None)
 @given(st.integers(100, 599), st.binary())
 def test_no_answer_makes_the_judge_fail(status: int, body: bytes) -> None:
     assert isinstance(verdict(status, body), AkoolError)

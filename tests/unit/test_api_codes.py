@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from akool_dagster.api.codes import CODES, Reaction, fact_for
@@ -38,7 +38,6 @@ def test_a_reaction_belongs_to_exactly_its_codes(reaction: Reaction, codes: set[
     assert {fact.code for fact in CODES.values() if fact.reaction is reaction} == codes
 
 
-@settings(deadline=None)
 @given(st.integers().filter(lambda code: code not in DOCUMENTED))
 def test_a_code_that_is_not_in_the_table_is_unknown_and_not_an_error(code: int) -> None:
     assert fact_for(code).reaction is Reaction.UNKNOWN

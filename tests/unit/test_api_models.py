@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -210,7 +210,6 @@ def test_a_row_never_holds_a_secret_but_keeps_its_video_url_whole() -> None:
     assert read.extra["audio_url"] == ["https://x.example/a.mp3"]
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS[1:]) | st.text(max_size=6), JSON_VALUE, max_size=12))
 def test_whatever_akool_sends_is_stored_or_refused_and_never_lost(fields: dict[str, object]) -> None:
     answer = parse_results(envelope({**fields, "_id": ID}), [ID])
@@ -374,7 +373,6 @@ def test_the_reason_for_an_unparsable_row_does_not_show_its_values() -> None:
     assert "S3CR3T" not in answer.unparsable[ID]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.dictionaries(st.sampled_from(["_id", "status", "video_url", "update_time"]), JSON_VALUE), max_size=5)
 )

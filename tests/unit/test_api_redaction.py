@@ -6,7 +6,7 @@ import json
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from akool_dagster.api.redaction import redact_row, redact_text, redact_url, redact_webhook
@@ -48,27 +48,23 @@ def test_a_url_keeps_scheme_host_and_path_only(url: str, redacted: str) -> None:
     assert redact_url(url) == redacted
 
 
-@settings(deadline=None)
 @given(SECRET_URL)
 def test_no_query_fragment_or_user_info_survives(url: str) -> None:
     assert SECRET not in redact_url(url)
     assert redact_text(url) == redact_url(url)
 
 
-@settings(deadline=None)
 @given(st.text() | SECRET_URL)
 def test_redacting_twice_changes_nothing(text: str) -> None:
     for redact in (redact_url, redact_text, redact_webhook):
         assert redact(redact(text)) == redact(text)
 
 
-@settings(deadline=None)
 @given(st.text().filter(lambda text: "://" not in text))
 def test_text_without_a_url_is_unchanged(text: str) -> None:
     assert redact_text(text) == text
 
 
-@settings(deadline=None)
 @given(st.text(string.ascii_letters + " ,.!?", max_size=20), SECRET_URL, st.text(string.ascii_letters, max_size=9))
 def test_words_around_a_url_stay(before: str, url: str, after: str) -> None:
     assert redact_text(f"{before} {url} {after}?") == f"{before} {redact_url(url)} {after}?"
@@ -128,7 +124,6 @@ def test_a_row_loses_its_secrets_and_nothing_else() -> None:
     }
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["image_url", "prompt", "webhookUrl", "x"]) | SECRET_URL, JSON_VALUE))
 def test_no_secret_survives_anywhere_in_a_row(row: dict[str, object]) -> None:
     redacted = redact_row(row)
@@ -136,7 +131,6 @@ def test_no_secret_survives_anywhere_in_a_row(row: dict[str, object]) -> None:
     assert redact_row(redacted) == redacted
 
 
-@settings(deadline=None)
 @given(SECRET_URL)
 def test_the_video_url_is_untouched_because_it_is_needed_whole(url: str) -> None:
     assert redact_row({"video_url": url}) == {"video_url": url}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from akool_dagster.api.retry import GiveUp, RetryPolicy
@@ -12,7 +12,6 @@ CHANCE = st.floats(0, 1, exclude_max=True)
 SECONDS = st.floats(0, 1000)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5000), st.none() | SECONDS, SECONDS, CHANCE)
 def test_a_wait_is_never_longer_than_what_is_left(
     attempt: int, retry_after: float | None, remaining: float, chance: float
@@ -21,7 +20,6 @@ def test_a_wait_is_never_longer_than_what_is_left(
     assert isinstance(wait, GiveUp) or 0 <= wait < remaining
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3), st.floats(0, 30), CHANCE)
 def test_an_asked_wait_is_never_shortened(attempt: int, retry_after: float, chance: float) -> None:
     wait = RetryPolicy().decide(attempt, retry_after=retry_after, remaining=100, chance=chance)
@@ -29,7 +27,6 @@ def test_an_asked_wait_is_never_shortened(attempt: int, retry_after: float, chan
     assert wait >= retry_after
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5000), CHANCE)
 def test_the_backoff_doubles_up_to_its_limit_with_full_jitter(attempt: int, chance: float) -> None:
     wait = RetryPolicy(attempts=10_000).decide(attempt, retry_after=None, remaining=1000, chance=chance)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from akool_dagster.emulator.answers import Answer, envelope, file_answer
@@ -24,7 +24,6 @@ def test_a_file_comes_whole_with_its_tag_and_time() -> None:
     assert dict(answer.headers) == {"ETag": '"tag"', "Accept-Ranges": "bytes", "Last-Modified": MODIFIED}
 
 
-@settings(deadline=None)
 @given(first=st.integers(0, 150), length=st.none() | st.integers(1, 150))
 def test_a_range_is_that_slice_of_the_file(first: int, length: int | None) -> None:
     last = "" if length is None else first + length - 1
@@ -38,7 +37,6 @@ def test_a_range_is_that_slice_of_the_file(first: int, length: int | None) -> No
         assert (answer.http_status, answer.headers["Content-Range"]) == (416, "bytes */100")
 
 
-@settings(deadline=None)
 @given(length=st.integers(1, 150))
 def test_a_suffix_is_the_end_of_the_file(length: int) -> None:
     answer = ask(f"bytes=-{length}")

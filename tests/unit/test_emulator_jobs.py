@@ -35,7 +35,6 @@ jobs = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(job=jobs, first=seconds, later=seconds, polled=st.integers(0, 50), polled_later=st.integers(0, 50))
 def test_a_job_never_goes_back(job: EmulatedJob, first: float, later: float, polled: int, polled_later: int) -> None:
     before = job.status(elapsed_seconds=first, earlier_polls=polled)
@@ -43,7 +42,6 @@ def test_a_job_never_goes_back(job: EmulatedJob, first: float, later: float, pol
     assert after >= before
 
 
-@settings(deadline=None)
 @given(job=jobs)
 def test_every_job_ends_with_its_outcome(job: EmulatedJob) -> None:
     end = job.status(elapsed_seconds=2001, earlier_polls=41)
@@ -138,7 +136,7 @@ def _date(moment_ms: int) -> str:
     return datetime.fromtimestamp(moment_ms / 1000, UTC).date().isoformat()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(now_ms=moments, seed=st.integers(0, 2**32), days=st.integers(1, 9))
 def test_a_population_fills_the_last_days_evenly(now_ms: int, seed: int, days: int) -> None:
     inhabitants = population(6 * days, seed=seed, now_ms=now_ms, days=days)
@@ -152,7 +150,7 @@ def test_a_population_fills_the_last_days_evenly(now_ms: int, seed: int, days: i
     assert all(int(job.job_id[:8], 16) == job.create_time // 1000 for job in inhabitants)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(now_ms=moments, seed=st.integers(0, 2**32), days=st.integers(1, 30))
 def test_a_populations_jobs_end_in_time_and_their_addresses_live(now_ms: int, seed: int, days: int) -> None:
     for job in population(48, seed=seed, now_ms=now_ms, days=days):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from akool_dagster.emulator.answers import Answer
@@ -150,7 +150,6 @@ def test_ids_in_any_other_shape_are_refused(payload: object) -> None:
     assert json.loads(answer.body)["msg"] == "Failed to get results"
 
 
-@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=5))
 def test_no_payload_breaks_the_service(value: object) -> None:
     service = service_of(EmulatedJob(job_id=FIRST))

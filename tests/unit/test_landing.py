@@ -80,6 +80,27 @@ def test_before_the_start_there_is_no_partition(grid: PartitionGrid, span: int) 
     assert grid.window(grid.first_key)[0] == grid.start_ms
 
 
+@given(grids, spans, st.integers(min_value=-10_000 * DAY, max_value=10_000 * DAY))
+def test_every_video_is_saved_by_the_run_of_one_partition_that_is_there(
+    grid: PartitionGrid, span: int, at: int
+) -> None:
+    now, at = grid.start_ms + span, grid.start_ms + at
+    key = grid.saving_key(at, now)
+    assert key is not None
+    assert key == (grid.key(at, now) or (grid.first_key if at < now else grid.key(now, now)))
+    start, end = grid.saving_window(key, now)
+    assert (start is None or start <= at) and at < end
+    for moment in (grid.start_ms, at - length(grid), at + length(grid), now):
+        other = grid.key(moment, now)
+        if other is not None and other != key:
+            first, last = grid.saving_window(other, now)
+            assert not ((first is None or first <= at) and at < last)
+
+
+def test_no_partition_saves_a_video_before_the_first_begins() -> None:
+    assert PartitionGrid(Granularity.DAILY, START).saving_key(START_MS - HOUR, START_MS - 1) is None
+
+
 def test_there_is_no_partition_at_all_before_the_first_begins() -> None:
     grid = PartitionGrid(Granularity.DAILY, START)
     assert grid.key(START_MS, START_MS - 1) is None
@@ -206,9 +227,15 @@ def test_videos_wait_while_the_first_partition_has_not_begun() -> None:
     assert states_of((), early, now=START_MS - DAY) == {}
 
 
-def test_jobs_in_no_partition_are_never_requested() -> None:
+def test_tables_of_jobs_in_no_partition_are_never_requested() -> None:
     lost = [HourHead(hour_at=START_MS - HOUR, head=5, video_head=5), HourHead(hour_at=NOW + DAY, head=6, video_head=6)]
-    assert states_of(lost, [DueVideos(hour_at=NOW + DAY, due=1, earliest_expiry=1)]) == {}
+    assert states_of(lost) == {}
+
+
+@pytest.mark.parametrize(("hour_at", "day"), [(START_MS - HOUR, 0), (NOW + 400 * DAY, 70)])
+def test_due_videos_of_jobs_in_no_partition_are_saved_by_the_nearest(hour_at: int, day: int) -> None:
+    (found,) = states_of([], [DueVideos(hour_at=hour_at, due=1, earliest_expiry=1)]).values()
+    assert (found.kind, found.key, found.due) == (LandingKind.VIDEOS, tables(day).key, 1)
 
 
 @pytest.mark.parametrize("kind", list(LandingKind))

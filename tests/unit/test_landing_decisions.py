@@ -135,10 +135,12 @@ def test_a_run_that_is_newer_than_the_last_lease_is_starting(state: PartitionSta
 
 
 @STATES
-@pytest.mark.parametrize("stage", [RunStage.SUCCEEDED, RunStage.FAILED])
-def test_a_partition_is_left_alone_for_a_minute_after_its_last_run(state: PartitionState, stage: RunStage) -> None:
-    assert asked(state, [ended_run(stage=stage, ago=59.5)]) == (False, "asked again in 0 s")
-    assert asked(state, [ended_run(stage=stage, ago=20)]) == (False, "asked again in 40 s")
+@pytest.mark.parametrize(("stage", "why"), [(RunStage.SUCCEEDED, ""), (RunStage.FAILED, ", after 1 failed run")])
+def test_a_partition_is_left_alone_for_a_minute_after_its_last_run(
+    state: PartitionState, stage: RunStage, why: str
+) -> None:
+    assert asked(state, [ended_run(stage=stage, ago=59.5)]) == (False, f"asked again in 0 s{why}")
+    assert asked(state, [ended_run(stage=stage, ago=20)]) == (False, f"asked again in 40 s{why}")
     assert asked(state, [ended_run(stage=stage, ago=60)])[0]
 
 
@@ -178,6 +180,10 @@ def test_the_wait_grows_with_the_failures_in_a_row_up_to_an_hour(
 ) -> None:
     assert not asked(state, failures(number, wait - 1))[0]
     assert asked(state, failures(number, wait))[0]
+
+
+def test_a_wait_after_failures_says_how_many_there_were() -> None:
+    assert asked(TABLES, failures(3, 1)) == (False, "asked again in 479 s, after 3 failed runs")
 
 
 @STATES

@@ -36,11 +36,6 @@ Poll = Callable[..., PollReport]
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[JobLedger]:
     with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
         ledger.track(ACCOUNT, [TrackRequest(job_id=identifier) for identifier in IDS])

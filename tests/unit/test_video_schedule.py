@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from akool_dagster.videos.refresh import AkoolSays
 from akool_dagster.videos.schedule import (
+    FEWEST_ATTEMPTS,
     FINAL_ATTEMPTS,
     GRACE_MS,
     LONGEST_WAIT_MS,
@@ -17,7 +18,7 @@ from akool_dagster.videos.schedule import (
 moments = st.integers(min_value=0, max_value=2**47)
 failures = st.sampled_from(Failure)
 answers = st.sampled_from(AkoolSays)
-many = st.integers(min_value=1, max_value=1000)
+many = st.integers(min_value=5, max_value=1000)
 EXPIRY = 1_760_604_800_000
 
 
@@ -37,10 +38,10 @@ def test_what_soon_trying_again_cannot_help_waits_the_longest() -> None:
 
 
 @given(failures, answers, moments, moments)
-def test_a_video_that_was_never_tried_is_never_lost(
+def test_a_video_that_was_tried_less_than_five_times_is_never_lost(
     failure: Failure, says: AkoolSays, now_ms: int, expires_at_ms: int
 ) -> None:
-    assert why_lost(failure, says, now_ms=now_ms, expires_at_ms=expires_at_ms, attempts=0) is None
+    assert why_lost(failure, says, now_ms=now_ms, expires_at_ms=expires_at_ms, attempts=4) is None
 
 
 FINAL_BEFORE_EXPIRY = {(Failure.GONE, AkoolSays.FAILED), (Failure.GONE, AkoolSays.UNKNOWN_ID)}
@@ -59,6 +60,13 @@ def test_nothing_is_final_within_two_hours_of_trying() -> None:
     for attempts in range(1, FINAL_ATTEMPTS):
         tried_for = next_attempt_ms(attempts, tried_for)
     assert tried_for >= 2 * 3_600_000
+
+
+def test_a_clock_that_is_wrong_for_minutes_costs_no_video() -> None:
+    tried_for = 0
+    for attempts in range(1, FEWEST_ATTEMPTS):
+        tried_for = next_attempt_ms(attempts, tried_for)
+    assert tried_for >= 7 * 60_000
 
 
 PATIENCE = {
@@ -80,8 +88,8 @@ def test_after_its_time_a_video_is_lost_at_once_only_when_nothing_can_be_hoped_f
     failure: Failure, says: AkoolSays
 ) -> None:
     end = EXPIRY + PATIENCE[failure, says]
-    assert why_lost(failure, says, now_ms=end - 1, expires_at_ms=EXPIRY, attempts=1) is None
-    reason = why_lost(failure, says, now_ms=end, expires_at_ms=EXPIRY, attempts=1)
+    assert why_lost(failure, says, now_ms=end - 1, expires_at_ms=EXPIRY, attempts=5) is None
+    reason = why_lost(failure, says, now_ms=end, expires_at_ms=EXPIRY, attempts=5)
     assert reason == "Its 7 days ended on 2025-10-16 08:53 UTC."
 
 
