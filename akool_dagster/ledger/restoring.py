@@ -23,6 +23,7 @@ from akool_dagster.ledger.rows import (
     update_jobs,
 )
 from akool_dagster.ledger.schema import jobs, ledger
+from akool_dagster.ledger.transitions import reopened
 
 
 class Outcome(StrEnum):
@@ -66,16 +67,6 @@ class Restored:
 
 
 _ENDED = ("state", "status", "settled_at", "failure_reason", "payload")
-_WATCH = (
-    "state",
-    "watched_since",
-    "next_poll_at",
-    "misses",
-    "first_missed_at",
-    "urlless_polls",
-    "last_code",
-    "last_error",
-)
 _VIDEO = ("video_state", "video_attempts", "video_next_at", "video_expires_at", "video_error", "video_record")
 
 
@@ -197,7 +188,7 @@ def brought_up(known: Job, found: FoundJob) -> Job:
 def _unsettled_brought_up(known: Job, found: FoundJob, newer: bool) -> Job:
     told = found.job
     if found.lacks_row and known.state in REOPENABLE_STATES:
-        known = replace(known, **{name: getattr(told, name) for name in _WATCH})
+        known = reopened(known, told.next_poll_at)  # which is now
     if told.state in FINAL_STATES:
         forward = {name: getattr(told, name) for name in (*_ENDED, *_VIDEO)}
         known = replace(known, **forward, misses=0, first_missed_at=None, last_code=None, last_error=None)
