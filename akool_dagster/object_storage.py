@@ -52,6 +52,9 @@ DRIVERS = {"s3": S3, "s3a": S3, "gs": GOOGLE, "gcs": GOOGLE, "az": AZURE, "abfs"
 #: What S3 answers when the object is not the one that the condition names.
 CHANGED_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 
+WRITTEN_MEANWHILE = "another run wrote it meanwhile, which stays. The next tick lands what is missing"
+"""Why a file is refused that was to replace an older one, or nothing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
@@ -148,7 +151,7 @@ class ObjectStore:
         # The driver sends again what got no answer, and then meets its own object.
         if self.read(key) == source.read_bytes():
             return True
-        raise OSError("another run wrote it meanwhile, which stays. The next tick lands what is missing") from None
+        raise OSError(WRITTEN_MEANWHILE) from None
 
     def _condition(self, replacing: Found | None, size: int) -> dict[str, Any]:
         if replacing is None or self._driver is None or not self._driver.conditional:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.object_storage import NOTHING, Found
-from akool_dagster.storage import StorageRoot
+from akool_dagster.storage import StorageError, StorageRoot
 
 MARKER = "ledger.json"
 LEDGER_METADATA = "akool/ledger"
@@ -109,15 +109,27 @@ def ensure_owner(root: StorageRoot, account: str, ledger_id: str, *, first: bool
                 "the storage mounted, and AKOOL_STORAGE right? If you moved the files, move that one too; if you start "
                 f"anew in an empty place, or that file is lost, run {adopt}. Nothing was written."
             )
-        mark = Mark(ledger_id=ledger_id)
-        write_mark(root, account, mark, replacing=NOTHING)
-    elif mark.ledger_id != ledger_id:
+        mark = _first_mark(root, account, ledger_id)
+    if mark.ledger_id != ledger_id:
         raise OwnershipError(
             f"{root.uri(account)} belongs to ledger {mark.ledger_id}, but this deployment's ledger is {ledger_id}. "
             "Point AKOOL_LEDGER_URL back at the database of the first, or give this deployment a storage root "
             "(AKOOL_STORAGE) or a prefix of its own. If the first ledger is lost, run "
             f"{ledger_command('restore', account)} and then {adopt}. Nothing was written."
         )
+    return mark
+
+
+def _first_mark(root: StorageRoot, account: str, ledger_id: str) -> Mark:
+    """Mark a folder that nobody has marked yet, or return the mark of whoever was faster: one of them gets it."""
+    mark = Mark(ledger_id=ledger_id)
+    try:
+        write_mark(root, account, mark, replacing=NOTHING)
+    except StorageError:
+        faster = read_mark(root, account)
+        if faster is None:
+            raise
+        return faster
     return mark
 
 

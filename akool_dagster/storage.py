@@ -17,7 +17,15 @@ from fsspec.implementations.local import LocalFileSystem
 
 from akool_dagster.clock import Clock
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.object_storage import DRIVERS, NOTHING, PARTIAL_SUFFIX, Found, ObjectStore, open_file_system
+from akool_dagster.object_storage import (
+    DRIVERS,
+    NOTHING,
+    PARTIAL_SUFFIX,
+    WRITTEN_MEANWHILE,
+    Found,
+    ObjectStore,
+    open_file_system,
+)
 
 PART = re.compile(r"[A-Za-z0-9._:=-]+")
 REMOTE_PARTIAL_PREFIX = ".akool-dagster."
@@ -29,6 +37,8 @@ BUCKET_PROTOCOLS = frozenset({*DRIVERS, "adl", "oci", "oss"})
 #: What a disk, and no network, answers.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES})
 FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: What a file system answers that has no hard links, or no more for that file.
+NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
 class StorageError(AkoolDagsterError):
@@ -57,6 +67,10 @@ class OsFiles:
     def replace(self, source: Path, target: Path) -> None:
         """Rename, replacing the target in one step."""
         source.replace(target)
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name. Raises `FileExistsError` when something has it already."""
+        target.hardlink_to(source)
 
     def free_bytes(self, folder: Path) -> int | None:
         """Return what is free for us on a folder's file system, also of a folder still to be made.
@@ -204,12 +218,13 @@ class StorageRoot:
         """Show a finished file at ``relative``, whole and durable or not at all, replacing what is there.
 
         For a local root ``local_file`` must come from `temporary` of the same ``relative`` and is moved; else
-        it is uploaded and stays. ``replacing`` is what a `look` found: where the storage can (S3), the file is
-        refused when something else is there by now, as after a write that took longer than its lease.
+        it is uploaded and stays. ``replacing`` is what a `look` found: the file is refused when something else is
+        there by now, as after a write that took longer than its lease, where the storage can tell in the same step:
+        S3 always, a local disk with hard links when nothing was there.
         """
         try:
             if self.is_local:
-                self._publish_locally(local_file, self._local(relative))
+                self._publish_locally(local_file, self._local(relative), replacing)
             else:
                 self._remote.upload(local_file, self._key(relative), replacing)
         except Exception as error:
@@ -262,12 +277,27 @@ class StorageRoot:
         folder.mkdir(exist_ok=True)
         self._fsync_directory(folder.parent)
 
-    def _publish_locally(self, source: Path, target: Path) -> None:
+    def _publish_locally(self, source: Path, target: Path, replacing: Found | None) -> None:
         if source.parent != target.parent:
             raise StorageError(f"{source} is not a temporary file of {target}: write to StorageRoot.temporary().")
         self.files.fsync(source)
-        self.files.replace(source, target)
+        if replacing != NOTHING or not self._shown_as_new(source, target):
+            self.files.replace(source, target)
         self._fsync_directory(target.parent)
+
+    def _shown_as_new(self, source: Path, target: Path) -> bool:
+        """Give the file the name, in one step, unless something has it; return False where that is impossible."""
+        try:
+            self.files.link(source, target)
+        except FileExistsError:
+            if target.is_symlink() and not target.exists():
+                return False  # a broken link is nothing
+            raise OSError(WRITTEN_MEANWHILE) from None
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            return False
+        return True  # whoever made the temporary file removes its first name
 
     def _fsync_directory(self, folder: Path) -> None:
         try:

@@ -94,7 +94,7 @@ def _answered(job: Job, seen: Answered, now_ms: int, limits: Limits) -> dict[str
 
 
 def _missed(job: Job, seen: Missed, now_ms: int, limits: Limits) -> dict[str, object]:
-    first_missed_at = _first(job.first_missed_at, now_ms)
+    first_missed_at = min(_first(job.first_missed_at, now_ms), now_ms)  # a clock may have been set back since
     changes: dict[str, object] = {
         "misses": job.misses + 1,
         "first_missed_at": first_missed_at,

@@ -10,6 +10,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from akool_dagster.object_storage import Found
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot
 from tests.clock import FakeClock
 
@@ -43,10 +44,10 @@ def test_the_files_of_a_folder_are_listed_without_its_folders(root: StorageRoot)
     assert root.list_files("akool/results/a.parquet/no-folder") == []
 
 
-def put(root: StorageRoot, content: bytes, relative: str = RELATIVE) -> None:
+def put(root: StorageRoot, content: bytes, relative: str = RELATIVE, *, replacing: Found | None = None) -> None:
     with root.temporary(relative) as path:
         path.write_bytes(content)
-        root.publish(path, relative)
+        root.publish(path, relative, replacing=replacing)
 
 
 def files_below(folder: Path) -> list[str]:
@@ -160,6 +161,10 @@ class RecordingFiles(OsFiles):
         self._note("replace", target)
         super().replace(source, target)
 
+    def link(self, source: Path, target: Path) -> None:
+        self._note("link", target)
+        super().link(source, target)
+
 
 def test_the_content_is_durable_before_the_name_and_the_name_before_the_return(tmp_path: Path) -> None:
     files = RecordingFiles()
@@ -171,6 +176,35 @@ def test_the_content_is_durable_before_the_name_and_the_name_before_the_return(t
         "replace 2025-10-09.parquet",
         "fsync results",
     ]
+
+
+def test_a_file_where_nothing_was_is_refused_when_something_is_there_by_now(tmp_path: Path) -> None:
+    root = StorageRoot(str(tmp_path))
+    found = root.look(RELATIVE)
+    put(root, b"faster", replacing=found)
+    with pytest.raises(StorageError, match=r"2025-10-09\.parquet: another run wrote it meanwhile, which stays"):
+        put(root, b"slower", replacing=found)
+    assert root.read_bytes(RELATIVE) == b"faster"
+    assert files_below(tmp_path) == [RELATIVE]
+    put(root, b"newer", replacing=root.look(RELATIVE))
+    assert root.read_bytes(RELATIVE) == b"newer"
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOTSUP])
+def test_a_file_system_without_hard_links_will_do(tmp_path: Path, error: int) -> None:
+    root = StorageRoot(str(tmp_path), files=RecordingFiles("link 2025-10-09.parquet", error))
+    put(root, b"content", replacing=root.look(RELATIVE))
+    assert root.read_bytes(RELATIVE) == b"content"
+    assert files_below(tmp_path) == [RELATIVE]
+
+
+def test_a_broken_link_in_the_place_of_a_file_is_replaced(tmp_path: Path) -> None:
+    root = StorageRoot(str(tmp_path))
+    place = tmp_path / RELATIVE
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "nowhere")
+    put(root, b"content", replacing=root.look(RELATIVE))
+    assert (place.is_symlink(), place.read_bytes()) == (False, b"content")
 
 
 @pytest.mark.parametrize("step", ["fsync temporary", "replace 2025-10-09.parquet"])

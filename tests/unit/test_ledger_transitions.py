@@ -170,6 +170,17 @@ def test_patience_is_what_the_limits_say(misses: int, minutes: int) -> None:
     raise AssertionError("its patience never ended")
 
 
+def test_misses_under_a_clock_that_was_set_back_since_need_no_more_patience() -> None:
+    ahead = observe(
+        replace(_bare(), watched_since=NOW), Missed(job_id="a"), NOW + 30 * 3_600_000, lambda age_ms: 0, LIMITS
+    )
+    job = ahead
+    for minute in range(0, 11, 2):
+        assert job.state == JobState.PENDING
+        job = observe(job, Missed(job_id="a"), NOW + minute * 60_000, lambda age_ms: 0, LIMITS)
+    assert job.state == JobState.MISSING
+
+
 def _bare() -> Job:
     zeros = {"polls", "misses", "urlless_polls", "video_attempts", *STAMPS}
     values: dict[str, object] = {one.name: 0 if one.name in zeros else None for one in fields(Job)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from akool_dagster.ownership import LandedFile, OwnershipError, ensure_owner, refuse_going_back
+from akool_dagster.ownership import LandedFile, Mark, OwnershipError, ensure_owner, refuse_going_back
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot
 
 OURS, THEIRS = "ledger-1111", "ledger-2222"
@@ -66,7 +66,7 @@ def test_a_marker_that_cannot_be_read_stops_everything(root: StorageRoot, conten
 
 
 class UnwritableFiles(OsFiles):
-    def replace(self, source: Path, target: Path) -> None:
+    def link(self, source: Path, target: Path) -> None:
         raise OSError(30, "Read-only file system")
 
 
@@ -75,6 +75,31 @@ def test_a_root_that_cannot_be_written_says_so_and_stays_unmarked(tmp_path: Path
     with pytest.raises(StorageError, match="Read-only file system"):
         ensure_owner(root, "akool", OURS, first=True)
     assert list(marker(root).parent.iterdir()) == []
+
+
+class Overtaken(OsFiles):
+    """Lets a ledger mark the root between another's look and its write."""
+
+    def __init__(self, root: StorageRoot, faster: str) -> None:
+        self.root = root
+        self.faster = faster
+
+    def link(self, source: Path, target: Path) -> None:
+        ensure_owner(self.root, "akool", self.faster, first=True)
+        super().link(source, target)
+
+
+def test_of_two_ledgers_that_land_first_at_the_same_moment_one_gets_the_root(root: StorageRoot) -> None:
+    slower = StorageRoot(root.uri(), files=Overtaken(root, faster=THEIRS))
+    with pytest.raises(OwnershipError, match=f"belongs to ledger {THEIRS}"):
+        ensure_owner(slower, "akool", OURS, first=True)
+    assert json.loads(marker(root).read_text()) == {"ledger": THEIRS}
+    assert list(marker(root).parent.iterdir()) == [marker(root)]
+
+
+def test_two_runs_of_one_ledger_that_land_first_at_the_same_moment_both_go_on(root: StorageRoot) -> None:
+    slower = StorageRoot(root.uri(), files=Overtaken(root, faster=OURS))
+    assert ensure_owner(slower, "akool", OURS, first=True) == Mark(ledger_id=OURS)
 
 
 @pytest.fixture
