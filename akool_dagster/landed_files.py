@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from akool_dagster.landing import partition_window
 from akool_dagster.ledger.records import FINAL_STATES, VideoState
-from akool_dagster.ownership import LEDGER_METADATA, REVISION_METADATA, LandedFile
+from akool_dagster.ownership import LEDGER_METADATA, REVISION_DIGITS, REVISION_METADATA, LandedFile
 from akool_dagster.storage import StorageError, StorageRoot
 from akool_dagster.tables import TABLES
 
@@ -54,9 +54,12 @@ def table_files(root: StorageRoot, account: str) -> list[TableFile]:
     return sorted(found, key=lambda file: file.key)
 
 
-def landed_file(root: StorageRoot, relative: str) -> LandedFile:
-    """Return what a Parquet file of ours says of itself. Raises `StorageError` when it is not readable."""
-    return described(root, relative, read_parquet(root, relative, columns=["_id", *ENDS]))
+def landed_file(root: StorageRoot, relative: str, *, whole: bool = False) -> LandedFile:
+    """Return what a Parquet file of ours says of itself. Raises `StorageError` when it is not readable.
+
+    ``whole``: decode every column, where the file is, or is to be, the only copy of its rows.
+    """
+    return described(root, relative, read_parquet(root, relative, columns=None if whole else ["_id", *ENDS]))
 
 
 def described(root: StorageRoot, relative: str, table: pa.Table) -> LandedFile:
@@ -66,8 +69,10 @@ def described(root: StorageRoot, relative: str, table: pa.Table) -> LandedFile:
     revision = metadata.get(REVISION_METADATA.encode(), b"0")
     texts = [table.schema.field(index).type for index in table.schema.get_all_field_indices("_id")]
     readable = len(texts) == 1 and (pa.types.is_string(texts[0]) or pa.types.is_large_string(texts[0]))
-    if not readable or not re.fullmatch(rb"[0-9]{1,15}", revision):  # 15 digits: the ledger's counter goes on from it
-        raise StorageError(f"{root.uri(relative)} is not a table of this package. Move it away.")
+    if not readable or not re.fullmatch(rb"[0-9]{1,%d}" % REVISION_DIGITS, revision):
+        raise StorageError(
+            f"{root.uri(relative)} is not a table of this package. Move it away, and bring back what was there before."
+        )
     return LandedFile(
         uri=root.uri(relative),
         ledger_id=None if ledger_id is None else ledger_id.decode(),
@@ -105,5 +110,6 @@ def parse_parquet(root: StorageRoot, relative: str, content: bytes, columns: lis
         return table
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise StorageError(
-            f"{root.uri(relative)} cannot be read as Parquet: {error}. Move it away and materialize the partition."
+            f"{root.uri(relative)} cannot be read as Parquet: {error}. Bring it back from a backup; or, unless its "
+            "day was pruned, move it away and materialize the partition."
         ) from error

@@ -18,7 +18,7 @@ from akool_dagster.operations.adopt import Adoption, adopt, plan_adoption
 from akool_dagster.operations.check import CheckReport, check
 from akool_dagster.operations.findings import Finding, Level
 from akool_dagster.operations.prune import prune
-from akool_dagster.operations.restore import RestoreReport, restore
+from akool_dagster.operations.restore import RestoreReport, key_window, restore
 from akool_dagster.ownership import ledger_command
 from akool_dagster.settings import ledger_url_from, settings_from
 from akool_dagster.storage import StorageRoot
@@ -59,7 +59,8 @@ def check_command(files: bool, as_json: bool, account: str) -> None:
 
 def _echo_check(report: CheckReport) -> None:
     click.echo(f"Ledger {report.ledger_id or '(unknown)'} at {report.ledger}, schema {report.schema or '(none)'}")
-    click.echo(f"Storage root {report.storage}, account {report.account}: {report.table_files} table files")
+    files = "table files were not looked at" if report.table_files is None else f"{report.table_files} table files"
+    click.echo(f"Storage root {report.storage}, account {report.account}: {files}")
     if report.counts is not None:
         click.echo(
             f"Jobs: {_in_words(report.counts.states)}; of the pending {_in_words(report.counts.pending_statuses)}"
@@ -70,16 +71,33 @@ def _echo_check(report: CheckReport) -> None:
     click.echo("Everything is in order." if report.ok else "There are problems: see above.")
 
 
+def _checked_keys(_context: click.Context, _parameter: click.Parameter, keys: tuple[str, ...]) -> tuple[str, ...]:
+    for key in keys:
+        try:
+            key_window(key)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+    return keys
+
+
 @ledger_group.command("restore")
 @_DRY_RUN
-@click.option("--partition", "partitions", multiple=True, metavar="KEY", help="Only this day or hour; may be repeated.")
+@click.option(
+    "--partition",
+    "partitions",
+    multiple=True,
+    metavar="KEY",
+    callback=_checked_keys,
+    help="Only this day or hour; may be repeated.",
+)
 @click.option("--foreign", is_flag=True, help="Also from a storage root of another ledger than this one's.")
 @account_option
 def restore_command(dry_run: bool, partitions: tuple[str, ...], foreign: bool, account: str) -> None:
     """Bring a lost, older or pruned ledger up to the tables in the storage root.
 
     Adds the jobs it does not know, ends those that have ended, fills in pruned payloads. Nothing moves back, and
-    nothing in the storage root is changed.
+    nothing in the storage root is changed. Jobs that never landed are in no table: track them again. --dry-run says
+    first what would be done.
     """
     with _opened(account) as (ledger, root):
         report = restore(
@@ -97,11 +115,17 @@ def restore_command(dry_run: bool, partitions: tuple[str, ...], foreign: bool, a
 
 
 def _echo_restore(report: RestoreReport, account: str) -> None:
-    _echo_findings(report.problems)
+    _echo_findings(report.findings)
     jobs = _in_words({outcome.value: report.outcomes.get(outcome, 0) for outcome in Outcome})
     click.echo(f"{report.files} tables of {report.partitions} partitions read. Jobs: {jobs}")
+    if not report.files:
+        click.echo("Nothing was restored: no table was read.")
+        return
     if report.asked_again:
         click.echo(f"{report.asked_again} have ended without a full row in the tables: Akool is asked for them again.")
+    if report.outcomes.get(Outcome.ADDED) or report.adoption is not None:
+        track = "`akool-dagster track" + ("`" if account == "akool" else f" --account {account}`")
+        click.echo(f"Jobs that never landed are in no table: track them again ({track}).")
     if report.dry_run:
         click.echo("Nothing was changed (--dry-run).")
     else:
@@ -118,7 +142,8 @@ def _echo_restore(report: RestoreReport, account: str) -> None:
 def adopt_command(yes: bool, account: str) -> None:
     """Make this ledger the storage root's: after a loss, or in a new place.
 
-    Everything lands anew, at revisions above those in the tables. The former ledger is refused from then on.
+    Everything lands anew, at revisions above those in the tables. The former ledger is refused from then on. Says
+    first what it is about to do, and asks; in a script answer with --yes.
     """
     with _opened(account) as (ledger, root):
         plan = plan_adoption(ledger, root, account)
@@ -127,9 +152,17 @@ def adopt_command(yes: bool, account: str) -> None:
             return
         _echo_plan(plan, ledger, root, account)
         if not yes:
-            click.confirm("Is every deployment with the former ledger stopped, and shall it be so?", abort=True)
+            _confirm("Is every deployment with the former ledger stopped, and shall it be so?")
         adopt(ledger, root, account, plan)
         click.echo(f"{root.uri(account)} is ledger {ledger.ledger_id}'s now. The next ticks land everything anew.")
+
+
+def _confirm(question: str) -> None:
+    try:
+        click.confirm(question, abort=True)
+    except click.Abort:
+        # A no, but also the end of the input, as in a script or a container without a terminal.
+        raise click.ClickException("Not confirmed. Nothing was changed. Where nobody is asked, add --yes.") from None
 
 
 def _echo_plan(plan: Adoption, ledger: JobLedger, root: StorageRoot, account: str) -> None:
@@ -158,7 +191,8 @@ def _echo_plan(plan: Adoption, ledger: JobLedger, root: StorageRoot, account: st
 def prune_command(days: int, dry_run: bool, account: str) -> None:
     """Drop Akool's answers of old jobs that the tables in the storage root hold too.
 
-    State, labels and times stay. To land such a day anew, run `akool-dagster ledger restore` first.
+    State, labels and times stay. From then on the tables' files are the only copy: back them up. To land such a day
+    anew, run `akool-dagster ledger restore` first. --dry-run says first what would be dropped.
     """
     with _opened(account) as (ledger, root):
         report = prune(ledger, root, account, older_than_days=days, clock=SystemClock(), dry_run=dry_run)

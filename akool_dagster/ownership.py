@@ -17,6 +17,8 @@ from akool_dagster.storage import StorageError, StorageRoot
 MARKER = "ledger.json"
 LEDGER_METADATA = "akool/ledger"
 REVISION_METADATA = "akool/revision"
+REVISION_DIGITS = 15
+"""The most digits of a revision that is believed: the ledger's counter, which has room for 18, goes on from it."""
 FIRST_LANDING_METADATA = "akool/first_landing"
 """Present on a landing before which the ledger knew of none: only such a one may mark a storage root."""
 

@@ -27,7 +27,7 @@ from akool_dagster.landing import (
 )
 from akool_dagster.ledger import Counts, JobLedger, LedgerMissingError
 from akool_dagster.ledger.records import KnownLanding
-from akool_dagster.ownership import LEDGER_METADATA, REVISION_METADATA
+from akool_dagster.ownership import LEDGER_METADATA, REVISION_DIGITS, REVISION_METADATA
 from akool_dagster.polling import NEEDS_THE_USER, PollReport, run_poll_pass
 from akool_dagster.resources import AkoolResource, JobLedgerResource
 
@@ -213,7 +213,9 @@ class _Tick:
         ledger, revision = metadata.get(LEDGER_METADATA), metadata.get(REVISION_METADATA)
         if ledger is None or revision is None or ledger.value != self._ledger.ledger_id:
             return None
-        return int(revision.value) if isinstance(revision.value, int) else None
+        number = revision.value
+        # Anybody may report a materialisation, with any number.
+        return number if isinstance(number, int) and 0 <= number < 10**REVISION_DIGITS else None
 
     def _runs(self, state: PartitionState) -> list[RunFacts]:
         records = self._context.instance.get_run_records(

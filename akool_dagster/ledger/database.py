@@ -24,7 +24,11 @@ from akool_dagster.ledger.schema import SCHEMA_VERSION, VERSION_TABLE
 Insert = Callable[[sa.Table], sqlite.Insert | postgresql.Insert]
 """Makes an INSERT that can say ON CONFLICT: the two dialects write it alike."""
 
-HOW_TO_CREATE = "Track a job (`akool-dagster track ID`) or run `akool-dagster ledger init` to create it."
+HOW_TO_CREATE = (
+    "If there was one before, restore its newest backup, or run `akool-dagster ledger init`, `akool-dagster ledger "
+    "restore` and `akool-dagster ledger adopt`, in this order. If not, track a job (`akool-dagster track ID`) or run "
+    "`akool-dagster ledger init` to create it."
+)
 
 
 def parse_ledger_url(url: str) -> sa.URL:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +14,7 @@ from akool_dagster.ledger.rows import JOB_COLUMNS
 from akool_dagster.ledger.schema import (
     HOUR_MS,
     IS_PENDING,
+    IS_PRUNED,
     VERSION_TABLE,
     VIDEO_IS_PENDING,
     accounts,
@@ -35,6 +36,8 @@ class PartitionFacts:
 
     states: Mapping[str, str]
     """The state of each, by id."""
+    pruned: Collection[str]
+    """Those of them that ended and have no payload any more."""
     revision: int
     video_revision: int
 
@@ -81,13 +84,14 @@ class Inspection:
 
     def partition(self, start: int, end: int) -> PartitionFacts:
         """Return the jobs with ``start <= partition_at < end`` and their highest revisions."""
-        query = sa.select(jobs.c.job_id, jobs.c.state, jobs.c.revision, jobs.c.video_revision).where(
-            jobs.c.account == self._account, jobs.c.partition_at >= start, jobs.c.partition_at < end
-        )
+        query = sa.select(
+            jobs.c.job_id, jobs.c.state, IS_PRUNED.label("pruned"), jobs.c.revision, jobs.c.video_revision
+        ).where(jobs.c.account == self._account, jobs.c.partition_at >= start, jobs.c.partition_at < end)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return PartitionFacts(
             states={row.job_id: row.state for row in rows},
+            pruned=frozenset(row.job_id for row in rows if row.pruned),
             revision=max((row.revision for row in rows), default=0),
             video_revision=max((row.video_revision for row in rows), default=0),
         )
@@ -109,7 +113,7 @@ class Inspection:
             Concern.EXPIRING_VIDEO: VIDEO_IS_PENDING & (jobs.c.video_expires_at <= now + expiry_ms),
             Concern.AHEAD: jobs.c.partition_at > now + DAY_MS,
             Concern.LOST_VIDEO: jobs.c.video_state == VideoState.LOST,
-            Concern.PRUNED: jobs.c.settled_at.is_not(None) & jobs.c.payload.is_(None),
+            Concern.PRUNED: IS_PRUNED,
         }
         found = {}
         with self._database.read() as connection:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.records import JobState, VideoState
 from akool_dagster.ledger.rows import chunks
-from akool_dagster.ledger.schema import jobs
+from akool_dagster.ledger.schema import IS_PRUNED, jobs
 
 _SETTLED_WITH_PAYLOAD = (
     jobs.c.payload.is_not(None)
@@ -43,12 +43,23 @@ class Pruning:
         )
 
     def drop(
-        self, landed_ids: Iterable[str], start: int, end: int, *, landed_revision: int, dry_run: bool = False
+        self,
+        landed_ids: Iterable[str],
+        start: int,
+        end: int,
+        *,
+        landed_revision: int,
+        manifest_revision: int = 0,
+        dry_run: bool = False,
     ) -> Pruned:
-        """Drop the payloads of the landed jobs of a partition that have changed in nothing since.
+        """Drop the payloads of the landed jobs of a partition that the tables show as they are.
 
-        Only of jobs that ended and whose video is settled too. With ``dry_run`` nothing is written.
+        Only of jobs that ended and whose video is settled too. ``landed_revision`` is that of the partition's
+        ``results``, ``manifest_revision`` that of its ``videos``. With ``dry_run`` nothing is written.
         """
+        # Whatever changes an ended job raises its revision and its head, but for one thing: a newer URL of its video
+        # raises the revision alone, and lands in the manifest, where restoring looks for it first.
+        newest = max(landed_revision, manifest_revision)
         total = Pruned()
         for chunk in chunks(landed_ids):
             where = (
@@ -56,7 +67,8 @@ class Pruning:
                 jobs.c.job_id.in_(chunk),
                 jobs.c.partition_at >= start,
                 jobs.c.partition_at < end,
-                jobs.c.revision <= landed_revision,
+                jobs.c.head <= landed_revision,
+                jobs.c.revision <= newest,
                 _SETTLED_WITH_PAYLOAD,
             )
             measured = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(self._bytes), 0)).where(*where)
@@ -69,13 +81,13 @@ class Pruning:
 
     def kept(self, before: int) -> int:
         """Return how many jobs that ended, with ``partition_at`` before a moment, have their payload."""
-        return self._count(jobs.c.payload.is_not(None), jobs.c.partition_at < before)
-
-    def pruned(self) -> int:
-        """Return how many jobs that ended have no payload any more."""
-        return self._count(jobs.c.payload.is_(None))
-
-    def _count(self, *where: sa.ColumnElement[bool]) -> int:
-        ended = (jobs.c.account == self._account, jobs.c.settled_at.is_not(None))
+        kept = (jobs.c.settled_at.is_not(None), jobs.c.payload.is_not(None), jobs.c.partition_at < before)
+        query = sa.select(sa.func.count()).where(jobs.c.account == self._account, *kept)
         with self._database.read() as connection:
-            return int(connection.execute(sa.select(sa.func.count()).where(*ended, *where)).scalar_one())
+            return int(connection.execute(query).scalar_one())
+
+    def pruned_ids(self, start: int = 0, end: int = 2**62) -> list[str]:
+        """Return the jobs with ``start <= partition_at < end`` that ended and have no payload any more, by id."""
+        there = (jobs.c.account == self._account, jobs.c.partition_at >= start, jobs.c.partition_at < end)
+        with self._database.read() as connection:
+            return sorted(connection.execute(sa.select(jobs.c.job_id).where(*there, IS_PRUNED)).scalars())

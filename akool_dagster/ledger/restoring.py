@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
 
 import sqlalchemy as sa
 
 from akool_dagster.clock import Clock
 from akool_dagster.ledger.database import Database
-from akool_dagster.ledger.records import FINAL_STATES, Job, VideoState
+from akool_dagster.ledger.records import FINAL_STATES, REOPENABLE_STATES, Job, JobState, VideoState
 from akool_dagster.ledger.rows import (
     JOB_COLUMNS,
     chunks,
@@ -23,6 +23,7 @@ from akool_dagster.ledger.rows import (
     update_jobs,
 )
 from akool_dagster.ledger.schema import jobs, ledger
+from akool_dagster.ledger.transitions import reopened
 
 
 class Outcome(StrEnum):
@@ -41,6 +42,28 @@ class FoundJob:
 
     job: Job
     revision: int
+    is_whole: bool = True
+    """Whether its payload was made of a row of ``results``, the one table that has all that Akool sent."""
+    lacks_row: bool = False
+    """Whether a table shows its end, but none its full row: it is pending, for Akool to be asked again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What restoring did."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    asked_again: int = 0
+    """Jobs that a table shows as ended, and that are polled now for want of their full row."""
+    filled: frozenset[str] = frozenset()
+    """The jobs whose payload had been pruned and is there again."""
+
+    def __add__(self, other: Restored) -> Restored:
+        return Restored(
+            outcomes=self.outcomes + other.outcomes,
+            asked_again=self.asked_again + other.asked_again,
+            filled=self.filled | other.filled,
+        )
 
 
 _ENDED = ("state", "status", "settled_at", "failure_reason", "payload")
@@ -61,45 +84,85 @@ class Restoring:
         with self._database.write() as connection:
             connection.execute(statement)
 
-    def restore(self, found: Sequence[FoundJob], *, dry_run: bool = False) -> Counter[Outcome]:
-        """Make the ledger know at least what was found, 500 jobs a transaction; return how many of each outcome.
+    def restore(self, found: Sequence[FoundJob], *, dry_run: bool = False) -> Restored:
+        """Make the ledger know at least what was found, 500 jobs a transaction.
 
         What is added or moved is stamped so that its partition lands again. With ``dry_run`` nothing is written.
         """
-        outcomes: Counter[Outcome] = Counter()
+        total = Restored()
         for chunk in chunks(found):
-            with self._database.write() as connection:
-                known = {
-                    job.job_id: job for job in locked_jobs(connection, self._account, [f.job.job_id for f in chunk])
-                }
-                added = [one.job for one in chunk if one.job.job_id not in known]
-                changed = []
-                for one in chunk:
-                    if (before := known.get(one.job.job_id)) is not None:
-                        after = brought_up(before, one)
-                        outcome = _outcome(before, after)
-                        outcomes[outcome] += 1
-                        if outcome != Outcome.UNCHANGED:
-                            changed.append((before, after))
-                outcomes[Outcome.ADDED] += len(added)
-                if not dry_run:
-                    self._write(connection, added, changed)
-        return +outcomes
+            total += self._restore_chunk(chunk, dry_run)
+        return total
 
-    def _write(self, connection: sa.Connection, added: list[Job], changed: list[tuple[Job, Job]]) -> None:
-        filled = [pair for pair in changed if _outcome(*pair) == Outcome.FILLED]
-        stamping = [pair for pair in changed if _outcome(*pair) != Outcome.FILLED]
-        revision = next_revision(connection, self._clock.now_ms()) if added or stamping else 0
-        stamped = [_stamped(job, revision) for job in added]
-        moved = [(before, _stamped(after, revision)) for before, after in stamping]
+    def _restore_chunk(self, chunk: Sequence[FoundJob], dry_run: bool) -> Restored:
+        with self._database.write() as connection:
+            ids = [one.job.job_id for one in chunk]
+            known = {job.job_id: job for job in locked_jobs(connection, self._account, ids)}
+            new = [one for one in chunk if one.job.job_id not in known]
+            moves = [
+                _Move(one, known[one.job.job_id], brought_up(known[one.job.job_id], one))
+                for one in chunk
+                if one.job.job_id in known
+            ]
+            added = set(ids) - known.keys()
+            if not dry_run:
+                added = self._write(connection, [one.job for one in new], [one for one in moves if one.changes])
+        restored = Restored(
+            outcomes=Counter(move.outcome for move in moves) + Counter({Outcome.ADDED: len(added)}),
+            asked_again=sum(one.lacks_row for one in new if one.job.job_id in added)
+            + sum(move.found.lacks_row and move.after.state == JobState.PENDING for move in moves),
+            filled=frozenset(move.after.job_id for move in moves if move.fills),
+        )
+        # On PostgreSQL another process may have tracked them at the same moment: they are known by now.
+        raced = [one for one in new if one.job.job_id not in added]
+        return restored + self._restore_chunk(raced, dry_run) if raced else restored
+
+    def _write(self, connection: sa.Connection, new: list[Job], moves: list[_Move]) -> set[str]:
+        """Write new jobs and changed ones; return the ids of the new that were not there already."""
+        stamping = [move for move in moves if move.outcome != Outcome.FILLED]
+        revision = next_revision(connection, self._clock.now_ms()) if new or stamping else 0
+        stamped = [_stamped(job, revision) for job in new]
+        added: set[str] = set()
         if stamped:
             names = [column.key for column in JOB_COLUMNS]
             rows = [dict(zip(names, astuple(job), strict=True)) for job in stamped]
-            connection.execute(self._database.insert(jobs).on_conflict_do_nothing(), rows)
+            statement = self._database.insert(jobs).on_conflict_do_nothing().returning(jobs.c.job_id)
+            added.update(connection.execute(statement, rows).scalars())
+        moved = [(move.before, _stamped(move.after, revision)) for move in stamping]
+        filled = [(move.before, move.after) for move in moves if move.outcome == Outcome.FILLED]
         update_jobs(connection, self._account, [*moved, *filled])
-        landing_anew = [*stamped, *(after for _, after in moved)]
+        landing_anew = [*(job for job in stamped if job.job_id in added), *(after for _, after in moved)]
         if landing_anew:
             raise_hours(self._database, connection, self._account, landing_anew)
+        return added
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A known job before and after what was found."""
+
+    found: FoundJob
+    before: Job
+    after: Job
+
+    @property
+    def changes(self) -> bool:
+        return self.before != self.after
+
+    @property
+    def fills(self) -> bool:
+        return self.before.state in FINAL_STATES and self.before.payload is None and self.after.payload is not None
+
+    @property
+    def outcome(self) -> Outcome:
+        before, after = self.before, self.after
+        if before == after:
+            return Outcome.UNCHANGED
+        if before.state != after.state and after.state in FINAL_STATES:
+            return Outcome.SETTLED
+        if replace(before, payload=after.payload) == after:
+            return Outcome.FILLED
+        return Outcome.UPDATED
 
 
 def brought_up(known: Job, found: FoundJob) -> Job:
@@ -112,17 +175,20 @@ def brought_up(known: Job, found: FoundJob) -> Job:
     labels = ours | theirs if newer else theirs | ours
     after = known if labels == ours else replace(known, labels=json_text(labels))
     if known.state not in FINAL_STATES:
-        return _unsettled_brought_up(after, told, newer)
+        return _unsettled_brought_up(after, found, newer)
     if told.state != known.state:
         return after
-    if known.payload is None:
+    if known.payload is None and found.is_whole:  # else its day would land with empty columns
         after = replace(after, payload=told.payload)
     if _video_moves_forward(known, told):
         after = replace(after, **{name: getattr(told, name) for name in _VIDEO})
     return after
 
 
-def _unsettled_brought_up(known: Job, told: Job, newer: bool) -> Job:
+def _unsettled_brought_up(known: Job, found: FoundJob, newer: bool) -> Job:
+    told = found.job
+    if found.lacks_row and known.state in REOPENABLE_STATES:
+        known = reopened(known, told.next_poll_at)  # which is now
     if told.state in FINAL_STATES:
         forward = {name: getattr(told, name) for name in (*_ENDED, *_VIDEO)}
         known = replace(known, **forward, misses=0, first_missed_at=None, last_code=None, last_error=None)
@@ -139,16 +205,6 @@ def _video_moves_forward(known: Job, told: Job) -> bool:
         return False
     tried = told.video_attempts >= max(1, known.video_attempts)  # else the tables only lack its URL
     return tried and (told.video_state == VideoState.LOST or told.video_attempts > known.video_attempts)
-
-
-def _outcome(before: Job, after: Job) -> Outcome:
-    if before == after:
-        return Outcome.UNCHANGED
-    if before.state != after.state:
-        return Outcome.SETTLED
-    if replace(before, payload=after.payload) == after:
-        return Outcome.FILLED
-    return Outcome.UPDATED
 
 
 def _stamped(job: Job, revision: int) -> Job:

@@ -75,6 +75,8 @@ jobs = sa.Table(
 # A partial index is used only where the query repeats its condition as a literal, not as a bound parameter.
 IS_PENDING = jobs.c.state == sa.literal_column("'pending'")
 VIDEO_IS_PENDING = jobs.c.video_state == sa.literal_column("'pending'")
+IS_PRUNED = jobs.c.settled_at.is_not(None) & jobs.c.payload.is_(None)
+"""A job that ended always has a payload until it is pruned."""
 
 HOUR_MS = 3_600_000
 

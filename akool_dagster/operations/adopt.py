@@ -50,8 +50,8 @@ def plan_adoption(ledger: JobLedger, root: StorageRoot, account: str) -> Adoptio
         former=None if found.mark is None else found.mark.ledger_id,
         files=len(found.files),
         revision=found.revision,
-        unreadable=found.unreadable,
-        pruned=ledger.pruning(account).pruned(),
+        unreadable=[one.why for one in found.unreadable],
+        pruned=len(ledger.pruning(account).pruned_ids()),
     )
 
 

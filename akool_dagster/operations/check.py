@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from akool_dagster.clock import Clock
+from akool_dagster.landing import LandingKind
 from akool_dagster.ledger import (
     Counts,
     JobLedger,
@@ -24,6 +25,7 @@ from akool_dagster.operations.stuck_jobs import stuck_jobs
 from akool_dagster.operations.survey import Survey, survey, why_adopt
 from akool_dagster.ownership import ledger_command
 from akool_dagster.storage import StorageError, StorageRoot
+from akool_dagster.tables import RESULTS, TABLES, VIDEOS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,8 @@ class CheckReport:
     schema: str | None = None
     revision: int | None = None
     counts: Counts | None = None
-    table_files: int = 0
+    table_files: int | None = None
+    """How many tables were read; None: they were not looked at."""
     videos_checked: int | None = None
     """How many stored videos were looked for in the storage root; None: that was not asked."""
 
@@ -105,6 +108,7 @@ def _check_open(
         found = survey(ledger, root, account)
         findings += _identity(ledger, root, account, found)
         findings += _tables(ledger, account, found)
+        findings += _gone(ledger, root, account, found)
         if files:
             videos, missing = _video_files(ledger, root, account)
             findings += missing
@@ -120,15 +124,14 @@ def _check_open(
         schema=schema,
         revision=ledger.revision(),
         counts=ledger.counts(account),
-        table_files=0 if found is None else len(found.files),
+        table_files=None if found is None else len(found.files),
         videos_checked=videos,
     )
 
 
 def _unusable(error: LedgerError) -> Finding:
     todo = {
-        LedgerMissingError: "If it was lost: restore its newest backup, or `akool-dagster ledger init`, `akool-dagster "
-        "ledger restore` and `akool-dagster ledger adopt`.",
+        LedgerMissingError: "Do as it says; nothing else was checked.",
         LedgerUnavailableError: "Mend the database. If it is damaged, keep a copy of it, restore its newest backup and "
         "run `akool-dagster ledger restore`.",
     }.get(type(error), "Mend it as the message says.")
@@ -178,11 +181,15 @@ def _identity(ledger: JobLedger, root: StorageRoot, account: str, found: Survey)
 
 def _tables(ledger: JobLedger, account: str, found: Survey) -> Iterator[Finding]:
     restore = ledger_command("restore", account)
-    for message in found.unreadable:
+    for one in found.unreadable:
         yield Finding(
             about="tables",
-            what=message,
-            todo="A good backup of that file can take its place; so can a new landing of its partition.",
+            what=one.why
+            if not one.pruned
+            else f"{one.why} It is the only copy of {one.pruned} payloads, which were pruned from the ledger.",
+            todo="A good backup of that file can take its place; so can a new landing of its partition."
+            if not one.pruned
+            else "Bring it back from a backup: nothing else can. Leave it where it is until then.",
         )
     unknown = found.unknown_ids
     if unknown:
@@ -206,6 +213,33 @@ def _tables(ledger: JobLedger, account: str, found: Survey) -> Iterator[Finding]
             f"{found.revision}, the ledger counts at {ledger.revision()}.",
             todo=f"The ledger was restored from an older backup: run {restore}.",
         )
+
+
+def _gone(ledger: JobLedger, root: StorageRoot, account: str, found: Survey) -> Iterator[Finding]:
+    """Yield what has landed, or was pruned because it had, and is in no file any more."""
+    if found.only_copy_gone:
+        yield Finding(
+            about="tables",
+            what=f"{len(found.only_copy_gone)} jobs whose payloads were pruned are in no readable file of "
+            f"{root.uri(f'{account}/{RESULTS.name}')} any more: {named(found.only_copy_gone)}.",
+            todo="Those files are the only copy: bring them back from a backup of the storage, and then run "
+            f"{ledger_command('restore', account)}.",
+        )
+    landed = ledger.landings(account).known()
+    for table in TABLES:
+        kind = LandingKind.VIDEOS if table == VIDEOS.name else LandingKind.TABLES
+        keys = [key for (of, key), known in sorted(landed.items()) if of == kind and known.revision is not None]
+        there = found.keys_of(table)
+        gone = [key for key in keys if key.replace(":", "") not in there]
+        if there and gone:  # without any, another IO manager keeps them, or the table is switched off
+            yield Finding(
+                about="tables",
+                what=f"{len(gone)} partitions have landed, and their file is not in {root.uri(f'{account}/{table}')}: "
+                f"{named(gone)}.",
+                todo="If they were not removed on purpose, and the table was switched on when they landed: bring the "
+                "files back from a backup, or, unless payloads of that day were pruned, materialize those partitions.",
+                level=Level.NOTICE,
+            )
 
 
 def _video_files(ledger: JobLedger, root: StorageRoot, account: str) -> tuple[int, list[Finding]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,7 +25,7 @@ class Finding:
     level: Level = Level.PROBLEM
 
 
-def named(ids: list[str], number: int | None = None) -> str:
+def named(ids: Sequence[str], number: int | None = None) -> str:
     """Return the first few ids in words; ``number`` is how many there are in all."""
     rest = (len(ids) if number is None else number) - len(ids[:5])
     return ", ".join(ids[:5]) + (f" and {rest} more" if rest else "")

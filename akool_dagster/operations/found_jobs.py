@@ -9,7 +9,15 @@ from typing import Any
 
 from akool_dagster.api.models import ResultRow
 from akool_dagster.job_ids import OBJECT_ID_PATTERN
-from akool_dagster.ledger.records import FINAL_STATES, Job, JobState, VideoState, check_labels, normalise_job_id
+from akool_dagster.ledger.records import (
+    FINAL_STATES,
+    UNSTORABLE_TEXT,
+    Job,
+    JobState,
+    VideoState,
+    check_labels,
+    normalise_job_id,
+)
 from akool_dagster.ledger.restoring import FoundJob
 from akool_dagster.ledger.rows import json_text, new_job_row
 from akool_dagster.ledger.transitions import Limits, observe
@@ -69,9 +77,18 @@ def found_job(account: str, job_id: str, landed: LandedRow, used: Collection[str
     if normalise_job_id(job_id) != job_id:
         raise UnusableRowError(f"{job_id!r} is not written as the ledger keys it")
     job = _watched(account, job_id, landed, now)
-    if has_ended(landed.rows) and not lacking(landed.rows, used):
+    lacks_row = has_ended(landed.rows) and bool(lacking(landed.rows, used))
+    if lacks_row:
+        job = replace(job, state=JobState.PENDING)  # whatever an older table says
+    elif has_ended(landed.rows):
         job = _ended(job, landed, now)
-    return FoundJob(job=job, revision=max(landed.revisions[table] for table in landed.rows))
+    _refuse_unstorable(job)
+    return FoundJob(
+        job=job,
+        revision=max(landed.revisions[table] for table in landed.rows),
+        is_whole=RESULTS.name in landed.rows,
+        lacks_row=lacks_row,
+    )
 
 
 def has_ended(rows: Mapping[str, Values]) -> bool:
@@ -89,6 +106,14 @@ def lacking(rows: Mapping[str, Values], used: Collection[str]) -> set[str]:
     if _status(rows) == STATUS_NUMBERS["completed"]:
         needed |= {VIDEOS.name} & set(used)  # only the manifest has its URL
     return needed - rows.keys()
+
+
+def _refuse_unstorable(job: Job) -> None:
+    """Raise for text that a ledger cannot hold: in JSON even an escape makes it."""
+    for field in fields(job):
+        value = getattr(job, field.name)
+        if isinstance(value, str) and UNSTORABLE_TEXT.search(value):
+            raise UnusableRowError(f"its {field.name} has a NUL or a lone surrogate, which no database holds")
 
 
 def _watched(account: str, job_id: str, landed: LandedRow, now: int) -> Job:

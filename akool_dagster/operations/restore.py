@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +12,31 @@ import pyarrow as pa
 
 from akool_dagster.clock import Clock
 from akool_dagster.landed_files import TableFile, described, read_parquet, table_files
+from akool_dagster.landing import partition_window
 from akool_dagster.ledger import InvalidJobError, JobLedger
-from akool_dagster.ledger.restoring import FoundJob, Outcome
+from akool_dagster.ledger.inspection import PartitionFacts
+from akool_dagster.ledger.records import FINAL_STATES
+from akool_dagster.ledger.restoring import FoundJob, Outcome, Restored
 from akool_dagster.ledger.rows import chunks
-from akool_dagster.operations.findings import Finding, named
+from akool_dagster.operations.findings import Finding, Level, named
 from akool_dagster.operations.found_jobs import LandedRow, UnusableRowError, Values, found_job, has_ended, lacking
 from akool_dagster.operations.survey import revision_of, why_adopt
 from akool_dagster.ownership import LandedFile, Mark, OwnershipError, ledger_command, read_mark
 from akool_dagster.storage import StorageError, StorageRoot
-from akool_dagster.tables import TABLES
+from akool_dagster.tables import RESULTS, TABLES
+
+_KEY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(-[0-9]{2}:00)?")
+
+
+def key_window(key: str) -> tuple[int, int]:
+    """Return the first millisecond of a partition, and that of the next, by its key as Dagster writes it.
+
+    Raises ValueError for what is no partition's key.
+    """
+    window = partition_window(key.replace(":", ""))
+    if window is None or not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is no partition's key: those are like 2025-10-09, or 2025-10-09-13:00 for an hour.")
+    return window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +49,17 @@ class RestoreReport:
     """How many were read."""
     outcomes: Mapping[Outcome, int]
     asked_again: int
-    """Jobs that a table shows as ended while the table with their full row does not have it yet."""
+    """Jobs that a table shows as ended while none has their full row yet, and that are polled for it."""
     revision: int
     """The ledger's counter afterwards."""
     adoption: str | None
     """Why the storage root is not this ledger's yet; None when it is."""
-    problems: Sequence[Finding]
+    findings: Sequence[Finding]
+
+    @property
+    def problems(self) -> list[Finding]:
+        """Return what is wrong: without any, all that the tables say is in the ledger."""
+        return [finding for finding in self.findings if finding.level == Level.PROBLEM]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +83,20 @@ class _Restoration:
         self._account = account
         self._clock = clock
         self._dry_run = dry_run
-        self.outcomes: Counter[Outcome] = Counter()
-        self.asked_again = 0
+        self.restored = Restored()
         self.files = 0
         self.met: set[str] = set()
         """The ledgers that files were written from."""
-        self.problems: list[Finding] = []
+        self.findings: list[Finding] = []
 
     def partition(self, files: Sequence[TableFile], used: Collection[str]) -> None:
         """Restore one partition from its files."""
-        landed = {file.table: table for file in files if (table := self._read(file)) is not None}
+        start, end = files[0].start, files[0].end
+        facts = self._ledger.inspection(self._account).partition(start, end)
+        landed = {file.table: table for file in files if (table := self._read(file, facts)) is not None}
         if not landed:
             return
         unreadable = {file.table for file in files} - landed.keys()
-        start, end = files[0].start, files[0].end
         ids = sorted(set().union(*(table.index for table in landed.values())))
         left_out: list[str] = []
         restoring = self._ledger.restoring(self._account)
@@ -82,9 +104,11 @@ class _Restoration:
             restoring.count_on_from(max(table.file.revision for table in landed.values()))
         for chunk in chunks(ids):
             found = list(self._found(chunk, landed, (start, end), used, unreadable, left_out))
-            self.outcomes += restoring.restore(found, dry_run=self._dry_run)
+            self.restored += restoring.restore(found, dry_run=self._dry_run)
+        # What the ledger knows to have ended needs no row.
+        left_out = [job_id for job_id in left_out if facts.states.get(job_id) not in FINAL_STATES]
         if left_out:
-            self.problems.append(
+            self.findings.append(
                 Finding(
                     about="tables",
                     what=f"{len(left_out)} jobs of {files[0].key} ended, but the file with their rows cannot be read: "
@@ -96,17 +120,19 @@ class _Restoration:
         if not self._dry_run:
             self._land_anew_where_newer(landed, start, end)
 
-    def _read(self, file: TableFile) -> _Landed | None:
+    def _read(self, file: TableFile, facts: PartitionFacts) -> _Landed | None:
         try:
             read = read_parquet(self._root, file.relative)
             landed = described(self._root, file.relative, read)
             table = _plain(file, read, landed.uri)
         except StorageError as error:
-            self.problems.append(
+            self.findings.append(
                 Finding(
                     about="tables",
                     what=f"{error}",
-                    todo="Bring it back from a backup, or move it away, and restore once more. The others went on.",
+                    todo="Bring it back from a backup, and restore once more: payloads of that day were pruned."
+                    if facts.pruned
+                    else "Bring it back from a backup, or move it away, and restore once more. The others went on.",
                 )
             )
             return None
@@ -134,21 +160,35 @@ class _Restoration:
         for job_id in ids:
             row = LandedRow(rows=rows[job_id], revisions=revisions, start=window[0], end=window[1])
             try:
-                if has_ended(row.rows) and (tables := lacking(row.rows, used)):
-                    if tables & unreadable:
-                        left_out.append(job_id)
-                        continue
-                    self.asked_again += 1
+                if has_ended(row.rows) and lacking(row.rows, used) & unreadable:
+                    left_out.append(job_id)
+                    continue
                 yield found_job(self._account, job_id, row, used, now)
             except (UnusableRowError, InvalidJobError) as error:
                 where = next(iter(row.rows))
-                self.problems.append(
+                self.findings.append(
                     Finding(
                         about="tables",
                         what=f"Job {job_id[:80]!r} in {landed[where].file.uri} cannot be restored: {error}.",
                         todo="Track it again by hand, if it is yours. The others went on.",
                     )
                 )
+
+    def report_without_payload(self, windows: Sequence[tuple[int, int]]) -> None:
+        """Report the pruned jobs of these stretches of time (none: of all) that no table gave their payload back."""
+        pruning = self._ledger.pruning(self._account)
+        pruned = [pruning.pruned_ids(*window) for window in windows] if windows else [pruning.pruned_ids()]
+        left = sorted(set().union(*pruned) - self.restored.filled)
+        if left:
+            self.findings.append(
+                Finding(
+                    about="pruned",
+                    what=f"{len(left)} ended jobs still have no payload: it was pruned, and no readable file of "
+                    f"{self._root.uri(f'{self._account}/{RESULTS.name}')} has their row: {named(left)}.",
+                    todo="Those files are the only copy: bring them back from a backup of the storage, and restore "
+                    "once more. Until then their partitions cannot land anew.",
+                )
+            )
 
     def _land_anew_where_newer(self, landed: Mapping[str, _Landed], start: int, end: int) -> None:
         # What the ledger knew already keeps its old revision, which the files may be above.
@@ -171,41 +211,63 @@ def restore(
 ) -> RestoreReport:
     """Make the ledger know at least what the account's tables in the storage root say.
 
-    ``partitions``: only these keys; all by default. Raises `OwnershipError` when the root is another ledger's while
-    this one has landed elsewhere, unless that is meant (``foreign``), and `StorageError` when it cannot be reached.
+    ``partitions``: only these keys; all by default. Raises ValueError for what is no key, `OwnershipError` when the
+    root is another ledger's while this one has landed elsewhere, unless that is meant (``foreign``), and
+    `StorageError` when it cannot be reached.
     """
+    windows = {key: key_window(key) for key in partitions}
     mark = _mark(root, account)
     if not foreign:
         _refuse_foreign(ledger, root, account, mark)
     files = table_files(root, account)
     used = {file.table for file in files}
-    wanted = {key.replace(":", "") for key in partitions}
+    wanted = {key.replace(":", ""): key for key in windows}
     by_key: dict[str, list[TableFile]] = defaultdict(list)
     for file in files:
         if not wanted or file.key in wanted:
             by_key[file.key].append(file)
     work = _Restoration(ledger, root, account, clock, dry_run=dry_run)
-    for key in sorted(wanted - by_key.keys()) or ([] if by_key else ["any partition"]):
-        work.problems.append(
-            Finding(
-                about="tables",
-                what=f"There are no tables of {key} in {root.uri(account)}.",
-                todo="Is the storage mounted, and are AKOOL_STORAGE and --account right?",
-            )
-        )
+    work.findings += _without_file(root, account, files, wanted)
     for number, (key, group) in enumerate(by_key.items(), start=1):
         work.partition(group, used)
         progress(f"{key} ({number} of {len(by_key)})")
+    work.report_without_payload(list(windows.values()))
     return RestoreReport(
         dry_run=dry_run,
         partitions=len(by_key),
         files=work.files,
-        outcomes=work.outcomes,
-        asked_again=work.asked_again,
+        outcomes=work.restored.outcomes,
+        asked_again=work.restored.asked_again,
         revision=ledger.revision(),
         adoption=why_adopt(ledger.ledger_id, mark, work.met) if by_key else None,
-        problems=work.problems,
+        findings=work.findings,
     )
+
+
+def _without_file(
+    root: StorageRoot, account: str, files: Sequence[TableFile], wanted: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Yield which of the wanted keys have no file in a table that has others; ``wanted``: by the key in file names."""
+    if not files:
+        yield Finding(
+            about="tables",
+            what=f"There are no tables in {root.uri(account)}.",
+            todo="Is the storage mounted, and are AKOOL_STORAGE and --account right?",
+        )
+    keys: dict[str, set[str]] = defaultdict(set)
+    for file in files:
+        keys[file.table].add(file.key)
+    for file_key, key in sorted(wanted.items()):
+        without = sorted(table for table in keys if file_key not in keys[table])
+        if without:
+            yield Finding(
+                about="tables",
+                what=f"In {root.uri(account)} these tables have no file of {key}, though they have others: "
+                f"{', '.join(without)}.",
+                todo="Have they landed for it? (Videos do where a job completed.) If files are lost, bring them back "
+                "from a backup, and restore once more.",
+                level=Level.PROBLEM if len(without) == len(keys) else Level.NOTICE,
+            )
 
 
 def _mark(root: StorageRoot, account: str) -> Mark | None:

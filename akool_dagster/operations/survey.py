@@ -12,7 +12,7 @@ from akool_dagster.ledger.inspection import PartitionFacts
 from akool_dagster.ledger.records import FINAL_STATES
 from akool_dagster.ownership import LandedFile, Mark, OwnershipError, read_mark
 from akool_dagster.storage import StorageError, StorageRoot
-from akool_dagster.tables import STATUSES, VIDEOS
+from akool_dagster.tables import RESULTS, STATUSES, VIDEOS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +30,31 @@ class SurveyedFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableFile:
+    """One partition of one table that cannot be read."""
+
+    file: TableFile
+    why: str
+    """The reason, with the file's path."""
+    pruned: int
+    """How many payloads were dropped from the ledger because this file has them; 0 for any table but ``results``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """Every table of one account in a storage root."""
 
     mark: Mark | None
     unreadable_mark: str | None
     files: Sequence[SurveyedFile]
-    unreadable: Sequence[str]
-    """Why files could not be read, each with its path."""
+    unreadable: Sequence[UnreadableFile]
+    only_copy_gone: Sequence[str]
+    """Jobs whose payload was pruned, and that no readable file of ``results`` shows any more."""
+
+    def keys_of(self, table: str) -> set[str]:
+        """Return the keys of the files that a table has, as file names have them."""
+        files = [one.file for one in self.files] + [one.file for one in self.unreadable]
+        return {file.key for file in files if file.table == table}
 
     @property
     def revision(self) -> int:
@@ -62,18 +79,23 @@ def survey(ledger: JobLedger, root: StorageRoot, account: str) -> Survey:
         mark = read_mark(root, account)
     except OwnershipError as error:
         unreadable_mark = str(error)
-    surveyed, unreadable = [], []
+    surveyed: list[SurveyedFile] = []
+    unreadable: list[UnreadableFile] = []
+    gone = set(ledger.pruning(account).pruned_ids())
     by_window: dict[tuple[int, int], list[TableFile]] = defaultdict(list)
     for file in table_files(root, account):
         by_window[file.start, file.end].append(file)
     for (start, end), files in by_window.items():
         facts = ledger.inspection(account).partition(start, end)
         for file in files:
+            pruned = facts.pruned if file.table == RESULTS.name else frozenset()
             try:
-                landed = landed_file(root, file.relative)
+                landed = landed_file(root, file.relative, whole=bool(pruned))
             except StorageError as error:
-                unreadable.append(str(error))
+                unreadable.append(UnreadableFile(file=file, why=str(error), pruned=len(pruned)))
                 continue
+            if file.table == RESULTS.name:
+                gone.difference_update(landed.job_ids)
             surveyed.append(
                 SurveyedFile(
                     file=file,
@@ -87,7 +109,13 @@ def survey(ledger: JobLedger, root: StorageRoot, account: str) -> Survey:
                     is_newer=bool(landed.job_ids or facts.states) and landed.revision > revision_of(facts, file.table),
                 )
             )
-    return Survey(mark=mark, unreadable_mark=unreadable_mark, files=surveyed, unreadable=unreadable)
+    return Survey(
+        mark=mark,
+        unreadable_mark=unreadable_mark,
+        files=surveyed,
+        unreadable=unreadable,
+        only_copy_gone=sorted(gone),
+    )
 
 
 def revision_of(facts: PartitionFacts, table: str) -> int:

@@ -344,7 +344,27 @@ def test_without_a_ledger_the_ledger_commands_say_how_to_make_one(command: Comma
     result = command("ledger", *arguments)
     assert result.exit_code == 1
     assert "ledger init" in result.output
+    assert "If there was one before, restore its newest backup" in result.output
+    for step in ("init", "restore", "adopt"):
+        assert f"`akool-dagster ledger {step}`" in result.output
     assert not (command.home / "akool").exists()
+
+
+def test_a_check_without_a_ledger_does_not_say_that_it_counted_tables(command: Command) -> None:
+    assert "account akool: table files were not looked at\n" in command("ledger", "check").stdout
+    assert json.loads(command("ledger", "check", "--json").stdout)["table_files"] is None
+    command("ledger", "init")
+    assert "account akool: 0 table files\n" in command("ledger", "check").stdout
+
+
+@pytest.mark.parametrize(
+    ("step", "options"), [("restore", ["--dry-run"]), ("adopt", ["--yes"]), ("prune", ["--dry-run"])]
+)
+def test_the_help_says_how_to_look_first_and_how_not_to_be_asked(
+    command: Command, step: str, options: list[str]
+) -> None:
+    words = command("ledger", step, "--help").stdout.split("Options:")[0]
+    assert all(option in words for option in options)
 
 
 def test_the_emulator_explains_its_options(command: Command) -> None:

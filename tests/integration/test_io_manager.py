@@ -131,7 +131,7 @@ def test_a_file_that_is_not_parquet_is_an_error_with_the_way_out(instance: dg.Da
     file.write_text("<html>")
     result = run(instance, tmp_path / "storage", [sales, copy], "copy", "2026-03-01")
     assert not result.success
-    assert any("Move it away" in str(event) for event in result.all_events if event.is_failure)
+    assert any("move it away" in str(event) for event in result.all_events if event.is_failure)
 
 
 def test_an_hourly_partition_has_a_file_name_without_a_colon(instance: dg.DagsterInstance, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +18,9 @@ import sqlalchemy as sa
 from akool_dagster.ledger import JobLedger, LedgerMissingError, LedgerUnavailableError, LedgerUrlError
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.postgres import CREATION_LOCK, bound_transaction
+from akool_dagster.ledger.restoring import Outcome, Restored
 from akool_dagster.ledger.rows import locked_jobs
+from akool_dagster.operations.found_jobs import LandedRow, found_job
 from tests.integration.ledger_sides import (
     IMPATIENT_SECONDS,
     LONGEST_SECONDS,
@@ -28,6 +32,7 @@ from tests.integration.ledger_sides import (
 )
 from tests.integration.ledger_words import (
     ACCOUNT,
+    HOUR,
     NOW,
     answered,
     claimed_ids,
@@ -62,6 +67,31 @@ def end_other_sessions(one: Side) -> None:
 def setting(connection: sa.Connection, name: str) -> str:
     """Return a setting of this session as it stands now."""
     return str(connection.execute(sa.text("SELECT current_setting(:name)"), {"name": name}).scalar_one())
+
+
+def test_a_job_that_is_tracked_while_it_is_restored_is_brought_up_and_not_added_twice(one: Side, other: Side) -> None:
+    status_row = {"state": "completed", "tracked_at": NOW, "labels": '{"from":"table"}'}
+    result_row = {"status": 3, "video_url": "https://cdn.example/a.mp4", "settled_at": NOW}
+    shown = {"statuses": status_row, "results": result_row}
+    found = [
+        found_job(
+            ACCOUNT,
+            job_id,
+            LandedRow(rows=rows, revisions=dict.fromkeys(rows, 1), start=NOW - HOUR, end=NOW + HOUR),
+            ["results", "statuses"],
+            NOW,
+        )
+        for job_id, rows in (("a", shown), ("b", shown), ("c", {"statuses": status_row}))
+    ]
+    restoring = one.ledger.restoring(ACCOUNT)
+    with held_before(one, "UPDATE akool_ledger", lambda: restoring.restore(found)) as restored:  # it knows of none
+        assert track(other.ledger, "b", "c", labels={"from": "track"}).added == 2
+    assert restored.result() == Restored(
+        outcomes=Counter({Outcome.ADDED: 1, Outcome.SETTLED: 1, Outcome.UNCHANGED: 1}), asked_again=1
+    )
+    states = {job.job_id: (job.state, json.loads(job.labels)["from"]) for job in one.ledger.iter_jobs(ACCOUNT)}
+    assert states == {"a": ("completed", "table"), "b": ("completed", "track"), "c": ("pending", "track")}
+    assert one.ledger.inspection(ACCOUNT).broken_rules() == []
 
 
 @pytest.mark.parametrize("words", ["UPDATE akool_ledger", "UPDATE akool_jobs", "INSERT INTO akool_hours"])

@@ -152,6 +152,66 @@ def test_adopting_asks_first_and_a_no_changes_nothing(landed: Deployment) -> Non
     assert landed.files() == files
 
 
+def test_without_an_answer_to_its_question_adopting_says_how_not_to_be_asked(landed: Deployment) -> None:
+    lose_the_ledger(landed)
+    succeed(landed, "init")
+    succeed(landed, "restore")
+    files = landed.files()
+    result = command(landed, "adopt", stdin="")
+    assert (result.exit_code, landed.files()) == (1, files)
+    assert "Error: Not confirmed. Nothing was changed. Where nobody is asked, add --yes." in result.output
+
+
+def test_restoring_says_that_what_never_landed_must_be_tracked_again(landed: Deployment) -> None:
+    words = "Jobs that never landed are in no table: track them again"
+    assert words not in succeed(landed, "restore")
+    lose_the_ledger(landed)
+    succeed(landed, "init")
+    assert words in succeed(landed, "restore", "--dry-run")
+    assert words in succeed(landed, "restore")
+    assert words in succeed(landed, "restore")  # nothing is added any more, but the adoption is to come
+    succeed(landed, "adopt", "--yes")
+    assert words not in succeed(landed, "restore")
+
+
+@pytest.mark.parametrize(
+    "key", ["2025-1-9", "2025-10-0:9", "2025-10-09-1300", "2025-10-09-13:30", "2025-13-01", "all", ""]
+)
+def test_what_is_no_partitions_key_is_refused_before_anything_is_opened(landed: Deployment, key: str) -> None:
+    lose_the_ledger(landed)
+    result = command(landed, "restore", "--partition", "2025-10-09", "--partition", key)
+    assert result.exit_code == 2
+    assert f"{key!r} is no partition's key: those are like 2025-10-09, or 2025-10-09-13:00" in result.output
+    assert "no ledger" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--account", "unknown"], ["--partition", "2025-10-09"], ["--partition", "2025-10-09-13:00"]]
+)
+def test_when_nothing_was_read_the_last_line_says_that_nothing_was_restored(
+    landed: Deployment, arguments: list[str]
+) -> None:
+    for dry_run in ([], ["--dry-run"]):
+        result = command(landed, "restore", *arguments, *dry_run)
+        assert result.exit_code == 1
+        assert result.output.splitlines()[-1] == "Nothing was restored: no table was read."
+        assert ("Is the storage mounted" in result.output) == ("--account" in arguments)
+
+
+def test_a_table_that_has_files_but_none_of_the_partition_is_named(landed: Deployment) -> None:
+    old = object_id(YESTERDAY - DAY_SECONDS, 8)
+    landed.emulator.add_job(emulated(old, outcome="failed"))
+    landed.track(old)
+    landed.settle()
+    day = day_of(old)
+    assert "though they have others: videos." in succeed(landed, "restore", "--partition", day)  # no job completed
+    for table in ("credits", "durations"):
+        (landed.root / "akool" / table / f"{day}.parquet").unlink()
+    output = succeed(landed, "restore", "--partition", day)  # only something to know
+    assert f"these tables have no file of {day}, though they have others: credits, durations, videos." in output
+    assert "no file of" not in succeed(landed, "restore")
+
+
 def test_a_root_that_starts_anew_in_an_empty_place_is_adopted_and_filled(
     landed: Deployment, caplog: pytest.LogCaptureFixture
 ) -> None:

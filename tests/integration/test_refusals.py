@@ -111,6 +111,28 @@ def test_a_restored_ledger_counts_on_from_the_highest_revision_it_meets(landed: 
         assert ledger.revision() >= revision + 50
 
 
+@pytest.mark.parametrize("odd", [10**15, 2**80, -1])
+def test_a_revision_in_the_event_log_that_no_ledger_counts_to_is_not_believed(
+    landed: tuple[Deployment, str, str], odd: int
+) -> None:
+    deployment, _, day = landed
+    with deployment.ledger() as ledger:
+        revision = ledger.revision()
+        for name in ("results", "credits", "durations", "statuses"):
+            deployment.instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    ["akool", name],
+                    partition=day,
+                    metadata={"akool/ledger": ledger.ledger_id, "akool/revision": odd},
+                )
+            )
+        ledger.landings("akool").forget("tables", day)
+        assert f"tables of {day}" in deployment.tick().message  # it counts as not landed
+        assert ledger.revision() == revision
+    assert deployment.land("akool_land_results", day).success
+    assert f"tables of {day}" not in deployment.tick().message
+
+
 def test_a_second_run_of_a_partition_fails_naming_the_one_that_holds_it(
     landed: tuple[Deployment, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from akool_dagster.api.models import ResultRow
 from akool_dagster.job_ids import normalise_id
 from akool_dagster.landing import Granularity
 from akool_dagster.ledger import Answered, Job, Missed
-from akool_dagster.ledger.records import VideoFailure
+from akool_dagster.ledger.records import FINAL_STATES, VideoFailure
 from akool_dagster.ledger.restoring import Outcome
 from akool_dagster.ledger.transitions import Limits
 from akool_dagster.operations.adopt import adopt, plan_adoption
+from akool_dagster.operations.prune import prune
 from akool_dagster.operations.restore import RestoreReport, restore
 from akool_dagster.polling import observation_of
 from akool_dagster.storage import StorageRoot
@@ -224,6 +226,36 @@ def test_a_ledger_restored_from_its_tables_lands_the_same_rows(
     landed_again = {name for name, revision in revisions.items() if after[name] != revision}
     assert all(after[name] > revisions[name] for name in landed_again)
     assert landed_again or not jobs
+
+
+@a_few
+@given(lives=many_lives, manifest=st.booleans(), granularity=st.sampled_from(Granularity))
+def test_what_was_pruned_comes_back_as_it_was_whatever_happened_since_the_results_landed(
+    twins: Twins, lives: list[Life], manifest: bool, granularity: Granularity
+) -> None:
+    ledger, _ = twins.begin()
+    clock, root = twins.clocks[0], StorageRoot(str(twins.root))
+    for life in lives:
+        twins.live(0, replace(life, failed_downloads=0, new_url=False, video="pending"))
+    twins.land(ledger, frozenset(TABLES), granularity)
+    for life in lives:
+        if life.end == "completed":
+            live_on_as_a_video(ledger, twins.account, clock, life)
+    if manifest:
+        twins.land(ledger, {"videos"}, granularity)
+    before = twins.jobs(ledger)
+    clock.jump(60 * DAY / 1000)
+    prune(ledger, root, twins.account, older_than_days=30, clock=clock)
+    settled = {job_id for job_id, job in before.items() if job.state in FINAL_STATES and job.video_state != "pending"}
+    gone = {job_id for job_id, job in twins.jobs(ledger).items() if job_id in settled and job.payload is None}
+    assert gone == settled if manifest else gone <= settled
+    assert restore(ledger, root, twins.account, clock=clock).problems == []
+    after = twins.jobs(ledger)
+    for job_id in gone:
+        assert json.loads(after[job_id].payload or "") == json.loads(before[job_id].payload or "")
+    assert {job_id: replace(job, payload=None) for job_id, job in after.items()} == {
+        job_id: replace(job, payload=None) for job_id, job in before.items()
+    }
 
 
 @a_few
