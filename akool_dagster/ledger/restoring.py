@@ -180,7 +180,7 @@ def brought_up(known: Job, found: FoundJob) -> Job:
         return after
     if known.payload is None and found.is_whole:  # else its day would land with empty columns
         after = replace(after, payload=told.payload)
-    if _video_moves_forward(known, told):
+    if _video_moves_forward(known, found):
         after = replace(after, **{name: getattr(told, name) for name in _VIDEO})
     return after
 
@@ -198,13 +198,17 @@ def _unsettled_brought_up(known: Job, found: FoundJob, newer: bool) -> Job:
     return replace(known, **{name: at for name, at in seen.items() if getattr(known, name) is None})
 
 
-def _video_moves_forward(known: Job, told: Job) -> bool:
+def _video_moves_forward(known: Job, found: FoundJob) -> bool:
+    told = found.job
     if told.video_state == VideoState.STORED:
         return known.video_state != VideoState.STORED  # a file that is there beats a URL that was lost
     if known.video_state != VideoState.PENDING:
         return False
-    tried = told.video_attempts >= max(1, known.video_attempts)  # else the tables only lack its URL
-    return tried and (told.video_state == VideoState.LOST or told.video_attempts > known.video_attempts)
+    if told.video_attempts > known.video_attempts:
+        return True
+    # Without an attempt the tables only lack its URL; an older file tells of a loss that was reopened since.
+    lost = told.video_state == VideoState.LOST and told.video_attempts == known.video_attempts > 0
+    return lost and found.revision > known.video_revision
 
 
 def _stamped(job: Job, revision: int) -> Job:

@@ -267,6 +267,21 @@ def test_a_known_job_moves_forward_only(
     assert restored(other, root, clock).outcomes == {Outcome.UNCHANGED: 3}
 
 
+def test_a_lost_video_that_is_tried_again_is_not_lost_anew_by_an_older_table(
+    ledger: JobLedger, root: StorageRoot, clock: FakeClock
+) -> None:
+    settle(ledger)
+    ledger.fail_video(ACCOUNT, VideoFailure(job_id=C, error="gone", next_at=None))
+    land(ledger, place(root))
+    track(ledger, C, again=True)
+    before = job_of(ledger, C)
+    assert before.video_state == "pending"
+    assert restored(ledger, root, clock).outcomes == {Outcome.UNCHANGED: 3}
+    assert job_of(ledger, C) == before
+    land(ledger, place(root))
+    assert [row["video_state"] for row in rows_of(place(root), ACCOUNT)["videos"] if row["_id"] == C] == ["pending"]
+
+
 def test_a_ledger_that_landed_elsewhere_is_not_mixed_with_another_deployments_unless_meant(
     ledger: JobLedger, other: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
