@@ -340,7 +340,7 @@ class World:
         table, _, name = path.partition("/")
         day = name.removesuffix(".parquet")
         heads = [job.video_head if table == "videos" else job.head for job in self.jobs() if self._day(job) == day]
-        return max(heads)
+        return max(heads, default=0)
 
     @staticmethod
     def _day(job: Job) -> str:
