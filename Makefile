@@ -11,6 +11,7 @@ PORT ?= 3000
 
 KILLS ?= 200
 SEED ?=
+LEDGER ?= sqlite
 
 .PHONY: demo dev test nightly chaos lint audit format bench clean
 
@@ -49,8 +50,8 @@ test: $(STAMP) $(SQLALCHEMY20_STAMP)  ## the ledger's tests on SQLAlchemy 2.0, t
 nightly: $(STAMP)  ## the searches of `make test`, with thirty times as many examples: an hour
 	AKOOL_TESTS=nightly $(BIN)/python -m pytest -n auto tests/integration/test_settling.py
 
-chaos: $(STAMP)  ## a real deployment, killed 200 times under faults: half an hour to an hour
-	@$(BIN)/python -m tests.e2e.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+chaos: $(STAMP)  ## a real deployment, killed 200 times under faults: half an hour to an hour; LEDGER=postgresql
+	@$(BIN)/python -m tests.e2e.chaos --ledger $(LEDGER) --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
