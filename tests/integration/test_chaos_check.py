@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ DAY = "2025-10-09"
 ONE, TWO, FAILED, OTHER_DAY = (
     object_id(second, serial) for serial, second in enumerate((NOON, NOON + 1, NOON + 2, NOON + 86_400))
 )
-SECRET = API_KEY
+SECRET = "MARKED-SECRET"
 PASSWORD = "MARKED-PASSWORD"
 
 LATER = 2**42
@@ -145,6 +146,12 @@ def change_ledger(home: Home, statement: str) -> None:
         assert connection.execute(statement).rowcount > 0
 
 
+def pack_a_snapshot(home: Home, snapshot: str) -> None:
+    with closing(sqlite3.connect(home.folder / "dagster" / "history" / "runs.db")) as connection, connection:
+        row = ("doctored", zlib.compress(snapshot.encode()), "PIPELINE")
+        connection.execute("INSERT INTO snapshots (snapshot_id, snapshot_body, snapshot_type) VALUES (?, ?, ?)", row)
+
+
 def test_a_sound_home_has_no_findings(home: Home) -> None:
     assert harms(home) == set()
 
@@ -199,6 +206,11 @@ DOCTORED: dict[str, tuple[Callable[[Home], object], Harm, str]] = {
         lambda home: (home.folder / "command.log").write_text(f"postgresql://me:{PASSWORD}@db.example/jobs\n"),
         Harm.SECRET,
         "the ledger's password is in command.log",
+    ),
+    "the ledger's password in a snapshot that Dagster packed": (
+        lambda home: pack_a_snapshot(home, f'{{"url": "postgresql://me:{PASSWORD}@db.example/jobs"}}'),
+        Harm.SECRET,
+        "the ledger's password is in dagster/history/runs.db",
     ),
     "the secret in the ledger": (
         lambda home: change_ledger(home, f"UPDATE akool_jobs SET last_error = 'sent {SECRET}' WHERE _id = '{ONE}'"),  # noqa: S608
