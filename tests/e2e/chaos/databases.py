@@ -26,6 +26,8 @@ Row = Mapping[str, Any]
 ROLE = "akool_chaos"
 """The PostgreSQL role of the deployment, and its database."""
 PASSWORD = "MARKED-SECRET-ledger-4712"
+CONNECTION, CRASH = "database", "database crash"
+"""The kinds of strikes at PostgreSQL."""
 RECOVERY_SECONDS = 60.0
 """Within this a server that crashed answers again."""
 POUNCE_SECONDS = 2.0
@@ -166,7 +168,7 @@ class PostgresLedger:
     @property
     def strikes(self) -> Mapping[str, Strike]:
         """How the database itself is struck, by the name of each kind."""
-        return {"database": Strike(3, self.end_a_connection), "database crash": Strike(1, self.crash)}
+        return {CONNECTION: Strike(3, self.end_a_connection), CRASH: Strike(1, self.crash)}
 
     def rows(self, query: str) -> Sequence[Row]:
         """Return the rows of a query."""

@@ -26,6 +26,7 @@ from tests.e2e.chaos.check import (
     check_videos,
     examine,
 )
+from tests.e2e.chaos.databases import CONNECTION
 from tests.e2e.chaos.deployment import Deployment
 from tests.e2e.chaos.failpoints import Failpoint
 from tests.e2e.chaos.findings import Finding, Harm
@@ -45,6 +46,8 @@ REST_SECONDS = 3.0
 """After a run died at a fail-point, so that others get past it."""
 STRIKES: dict[str, int] = {Kind.RUN: 4, Kind.CODE_SERVER: 2, Kind.DAEMON: 2, "everything": 1}
 """What is killed at random, and how often against the others."""
+BREAKS_LITTLE = frozenset({Kind.RUN, CONNECTION})
+"""What may be killed at any time: the next tick is on its way all the same."""
 FAILPOINT = "fail-point"
 UNAVAILABLE = "cannot be used now"
 """What a command says when its database was struck: it may be begun anew, and nothing is wrong."""
@@ -284,7 +287,7 @@ class Chaos:
         of_database = self._deployment.ledger.strikes
         weights = STRIKES | {name: strike.weight for name, strike in of_database.items()}
         (what,) = self._rng.choices(list(weights), list(weights.values()))
-        if what != Kind.RUN:
+        if what not in BREAKS_LITTLE:
             if not self._rested():
                 return
             self._let_it_land()
