@@ -286,7 +286,7 @@ def _somebody(connection: Any, rng: random.Random) -> int | None:
 def _answers(ask: Callable[[], object], deadline: float) -> bool:
     if time.monotonic() > deadline:
         raise TimeoutError(f"The PostgreSQL server neither crashed nor recovered within {RECOVERY_SECONDS:g} s.")
-    with suppress(psycopg2.OperationalError, psycopg2.InterfaceError):
+    with suppress(psycopg2.Error):
         ask()
         return True
     return False
