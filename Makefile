@@ -13,6 +13,7 @@ PORT ?= 3000
 
 KILLS ?= 200
 SEED ?=
+LEDGER ?= sqlite
 
 .PHONY: demo dev test nightly chaos lint audit format bench clean
 
@@ -51,8 +52,8 @@ test: $(STAMP) $(SQLALCHEMY20_STAMP)  ## the ledger's tests on SQLAlchemy 2.0, t
 nightly: $(STAMP)  ## the searches of `make test`, with many times as many examples: an hour
 	AKOOL_TESTS=nightly $(BIN)/python -m pytest -n auto $(SEARCHES)
 
-chaos: $(STAMP)  ## a real deployment, killed 200 times under faults: half an hour to an hour
-	@$(BIN)/python -m tests.e2e.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+chaos: $(STAMP)  ## a real deployment, killed 200 times under faults: half an hour to an hour; LEDGER=postgresql
+	@$(BIN)/python -m tests.e2e.chaos --ledger $(LEDGER) --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ defs = build_akool_definitions(
     akool=AkoolResource(
         api_key=dg.EnvVar("AKOOL_API_KEY"), base_url=settings.base_url, connect_timeout=2, read_timeout=3
     ),
-    ledger=JobLedgerResource(url=settings.ledger_url),
+    ledger=JobLedgerResource(url=dg.EnvVar("AKOOL_LEDGER_URL")),
     storage_root=settings.storage_root,
     start_date=(datetime.now(UTC) - timedelta(days=7)).date(),
     default_sensor_status=dg.DefaultSensorStatus.RUNNING,

@@ -11,6 +11,7 @@ import pytest
 
 from akool_dagster.emulator import AkoolEmulator
 from tests.e2e.chaos.boundaries import ONLY_WITH_A_RESTORED_LEDGER, Place
+from tests.e2e.chaos.databases import SqliteLedger
 from tests.e2e.chaos.deployment import Deployment
 from tests.e2e.chaos.driver import Chaos, Plan
 from tests.e2e.chaos.failpoints import FAILPOINTS, Failpoint
@@ -53,7 +54,7 @@ def emulator() -> Iterator[AkoolEmulator]:
 
 @pytest.fixture
 def deployment(tmp_path: Path, emulator: AkoolEmulator) -> Iterator[Deployment]:
-    deployment = Deployment(tmp_path, emulator.base_url, API_KEY)
+    deployment = Deployment(tmp_path, emulator.base_url, API_KEY, SqliteLedger(tmp_path / "akool" / "ledger.sqlite"))
     yield deployment
     deployment.stop()
 

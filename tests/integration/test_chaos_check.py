@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import pytest
 from akool_dagster.emulator import AkoolEmulator
 from tests.deployment import API_KEY, Deployment, emulated, object_id, quiet_instance
 from tests.e2e.chaos.check import Evidence, ask_akool, examine
+from tests.e2e.chaos.databases import SqliteLedger
 from tests.e2e.chaos.findings import Harm
 from tests.e2e.chaos.watcher import Watcher
 
@@ -28,8 +30,8 @@ DAY = "2025-10-09"
 ONE, TWO, FAILED, OTHER_DAY = (
     object_id(second, serial) for serial, second in enumerate((NOON, NOON + 1, NOON + 2, NOON + 86_400))
 )
-SECRET = API_KEY
-
+SECRET = "MARKED-SECRET"
+PASSWORD = "MARKED-PASSWORD"
 
 LATER = 2**42
 """A revision above every one there is."""
@@ -97,14 +99,14 @@ def harms(home: Home, journal: Sequence[Request] | None = None) -> set[tuple[Har
     """Examine a home and return the harms that were found, each in words."""
     evidence = Evidence(
         home=home.folder,
-        ledger=home.folder / "ledger.sqlite",
+        ledger=SqliteLedger(home.folder / "ledger.sqlite"),
         tables=home.tables,
         instance=home.instance,
         labels={job_id: {"campaign": "spring"} for job_id in (ONE, TWO, FAILED, OTHER_DAY)},
         truth=ask_akool(home.emulator.base_url, API_KEY, [ONE, TWO, FAILED, OTHER_DAY]),
         video_of=home.emulator.video_bytes,
         journal=home.emulator.journal.requests if journal is None else journal,
-        secret=SECRET,
+        secrets={"API key": SECRET, "ledger's password": PASSWORD},
         stale_seconds=STALE_SECONDS,
     )
     return {(finding.harm, finding.what) for finding in examine(evidence)}
@@ -142,6 +144,12 @@ def leave_a_temporary_file(home: Home, age: float) -> None:
 def change_ledger(home: Home, statement: str) -> None:
     with closing(sqlite3.connect(home.folder / "ledger.sqlite")) as connection, connection:
         assert connection.execute(statement).rowcount > 0
+
+
+def pack_a_snapshot(home: Home, snapshot: str) -> None:
+    with closing(sqlite3.connect(home.folder / "dagster" / "history" / "runs.db")) as connection, connection:
+        row = ("doctored", zlib.compress(snapshot.encode()), "PIPELINE")
+        connection.execute("INSERT INTO snapshots (snapshot_id, snapshot_body, snapshot_type) VALUES (?, ?, ?)", row)
 
 
 def test_a_sound_home_has_no_findings(home: Home) -> None:
@@ -193,6 +201,21 @@ DOCTORED: dict[str, tuple[Callable[[Home], object], Harm, str]] = {
         lambda home: rewritten(home.table("results"), with_value("prompt", f"my key is {SECRET}, hush" * 9)),
         Harm.SECRET,
         "the API key is in storage/akool/results",
+    ),
+    "the ledger's password in a log": (
+        lambda home: (home.folder / "command.log").write_text(f"postgresql://me:{PASSWORD}@db.example/jobs\n"),
+        Harm.SECRET,
+        "the ledger's password is in command.log",
+    ),
+    "the ledger's password in a snapshot that Dagster packed": (
+        lambda home: pack_a_snapshot(home, f'{{"url": "postgresql://me:{PASSWORD}@db.example/jobs"}}'),
+        Harm.SECRET,
+        "the ledger's password is in dagster/history/runs.db",
+    ),
+    "the secret in the ledger": (
+        lambda home: change_ledger(home, f"UPDATE akool_jobs SET last_error = 'sent {SECRET}' WHERE _id = '{ONE}'"),  # noqa: S608
+        Harm.SECRET,
+        "the API key is in the ledger's table akool_jobs",
     ),
     "another number of credits": (
         lambda home: rewritten(home.table("credits"), with_value("deduction_credit", 19.0)),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from akool_dagster.emulator import FAULT_KINDS
-from tests.e2e.chaos import check, findings
+from tests.e2e.chaos import check, databases, findings
 from tests.e2e.chaos.boundaries import BOUNDARIES, ONLY_AT_THE_FIRST_LANDING, ONLY_WITH_A_RESTORED_LEDGER, Boundary
 from tests.e2e.chaos.failpoints import FAILPOINTS, FOLDER_VARIABLE, Arming, Failpoint, resolve
 from tests.e2e.chaos.waits import SHORT_WAITS
@@ -44,7 +44,7 @@ def test_every_shortened_wait_is_one_of_the_package(module: str, name: str, valu
 
 
 def test_the_check_and_its_findings_use_nothing_of_the_package() -> None:
-    for module in (check, findings):
+    for module in (check, databases, findings):
         tree = ast.parse(Path(str(module.__file__)).read_text())
         imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

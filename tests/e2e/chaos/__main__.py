@@ -8,14 +8,21 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from akool_dagster.emulator import AkoolEmulator
+from tests.e2e.chaos.databases import LedgerDatabase, SqliteLedger, postgres_ledger
 from tests.e2e.chaos.deployment import Deployment
 from tests.e2e.chaos.driver import Chaos, Plan
 from tests.e2e.chaos.failpoints import FAILPOINTS
 from tests.e2e.chaos.report import report
 
+LEDGERS: dict[str, Callable[[Path], AbstractContextManager[LedgerDatabase]]] = {
+    "sqlite": lambda home: nullcontext(SqliteLedger(home / "akool" / "ledger.sqlite")),
+    "postgresql": lambda home: postgres_ledger(home / "backup.pgdump"),
+}
 API_KEY = "MARKED-SECRET-chaos-4711"
 
 
@@ -25,6 +32,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of choices; the timing is the machine's own")
     parser.add_argument("--kills", type=int, default=200, help="how many at least (default: 200)")
     parser.add_argument("--minutes", type=float, default=50, help="most minutes of chaos (default: 50)")
+    parser.add_argument("--ledger", choices=LEDGERS, default="sqlite", help="the database with the ledger")
     options = parser.parse_args()
     if sys.platform != "linux":
         parser.error("it finds the processes to kill in /proc, which only Linux has")
@@ -32,7 +40,7 @@ def main() -> int:
     # Without a handler SIGTERM would end this process alone and leave the deployment running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     home = Path(tempfile.mkdtemp(prefix="akool-chaos-"))
-    say(f"seed {seed}, home {home}")
+    say(f"seed {seed}, ledger in {options.ledger}, home {home}")
     plan = Plan(
         seed=seed,
         kills=options.kills,
@@ -44,8 +52,8 @@ def main() -> int:
         chaos_seconds=options.minutes * 60,
         settle_seconds=420,
     )
-    with AkoolEmulator(api_key=API_KEY, seed=seed) as emulator:
-        deployment = Deployment(home, emulator.base_url, API_KEY)
+    with AkoolEmulator(api_key=API_KEY, seed=seed) as emulator, LEDGERS[options.ledger](home) as ledger:
+        deployment = Deployment(home, emulator.base_url, API_KEY, ledger)
         try:
             outcome = Chaos(plan, deployment, emulator, say).run()
         except BaseException:

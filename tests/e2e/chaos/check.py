@@ -1,17 +1,16 @@
 """The independent check of a deployment: tables, files, ledger, event log and the journal of requests.
 
-It reads them with pyarrow, sqlite3 and the file system alone; nothing of the package that is under test.
+It reads them with pyarrow, the databases' own drivers and the file system alone; nothing of the package under test.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,7 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import requests
 
+from tests.e2e.chaos.databases import LedgerDatabase, Row
 from tests.e2e.chaos.findings import Finding, Harm
+from tests.secrets import Haystack
 
 TABLES = ("results", "credits", "durations", "statuses", "videos")
 TABLES_OF_ENDED_JOBS = ("results", "credits", "durations")
@@ -32,8 +33,6 @@ COMPLETED, FAILED = 3, 4
 READING = frozenset({("POST", "resultsByIds"), ("GET", "cdn"), ("GET", "quota/info"), ("POST", "getToken")})
 SHORTENED_URLS = frozenset({"image_url", "audio_url"})
 """These lose their query; ``webhookUrl`` its path too."""
-
-Row = Mapping[str, Any]
 
 
 class Request(Protocol):
@@ -67,7 +66,7 @@ class Evidence:
 
     home: Path
     """Everything the deployment has ever written is below it."""
-    ledger: Path
+    ledger: LedgerDatabase
     tables: Path
     """The account's folder in the storage root."""
     instance: dg.DagsterInstance
@@ -77,7 +76,8 @@ class Evidence:
     """What Akool holds of those that it knows."""
     video_of: Callable[[str], bytes]
     journal: Sequence[Request]
-    secret: str
+    secrets: Mapping[str, str]
+    """What belongs into the environment of processes and nowhere else, by its name."""
     stale_seconds: float
     """How old a killed process's temporary file must be before it is removed."""
 
@@ -228,13 +228,10 @@ def _check_manifest_row(evidence: Evidence, day: str, row: Row) -> Iterator[Find
 
 def check_ledger(evidence: Evidence) -> Iterator[Finding]:
     """Find ids that the ledger lost, states that are not Akool's, and landed files that are behind or another's."""
-    with closing(sqlite3.connect(f"file:{evidence.ledger}?mode=ro", uri=True)) as connection:
-        connection.row_factory = sqlite3.Row
-        (sound,) = connection.execute("PRAGMA integrity_check").fetchone()
-        if sound != "ok":
-            yield Finding(Harm.WRONG, f"the ledger's database is damaged: {sound}")
-        counter = connection.execute("SELECT ledger_id, revision FROM akool_ledger").fetchone()
-        jobs = connection.execute("SELECT * FROM akool_jobs").fetchall()
+    if (damage := evidence.ledger.damage()) is not None:
+        yield Finding(Harm.WRONG, f"the ledger's database is damaged: {damage}")
+    (counter,) = evidence.ledger.rows("SELECT ledger_id, revision FROM akool_ledger")
+    jobs = evidence.ledger.rows("SELECT * FROM akool_jobs")
     found = Counter(job["_id"] for job in jobs)
     for job_id in evidence.labels.keys() - found.keys():
         yield Finding(Harm.LOST, f"{job_id} was tracked, but the ledger does not know it")
@@ -333,19 +330,19 @@ def _newest_landing(temporary: Path) -> float:
 
 
 def check_secrets(evidence: Evidence) -> Iterator[Finding]:
-    """Find the secret in any file of the home, in any value of a Parquet file, and in requests to the CDN."""
-    secret = evidence.secret.encode()
+    """Find secrets in any file of the home, packed values too, in any row of the ledger, and in requests to the CDN."""
+    haystack = Haystack()
     for file in sorted(path for path in evidence.home.rglob("*") if path.is_file()):
-        if secret in file.read_bytes() or (file.suffix == ".parquet" and _has_value(file, evidence.secret)):
-            yield Finding(Harm.SECRET, f"the API key is in {file.relative_to(evidence.home)}")
+        with suppress(pa.ArrowException, OSError):  # check_files names it
+            haystack.add_file(str(file.relative_to(evidence.home)), file)
+    for table in evidence.ledger.tables():
+        haystack.add(f"the ledger's table {table}", repr(evidence.ledger.rows(f"SELECT * FROM {table}")))  # noqa: S608
+    for name, secret in evidence.secrets.items():
+        for _, place in haystack.find([secret]):
+            yield Finding(Harm.SECRET, f"the {name} is in {place}")
     for request in evidence.journal:
         if request.endpoint == "cdn" and request.auth_headers:
             yield Finding(Harm.SECRET, f"{', '.join(request.auth_headers)} went to the CDN ({request.path})")
-
-
-def _has_value(file: Path, secret: str) -> bool:
-    # Parquet compresses: a value does not show in the file's bytes.
-    return any(secret in str(value) for row in _readable_rows(file) for value in row.values())
 
 
 def check_journal(evidence: Evidence) -> Iterator[Finding]:

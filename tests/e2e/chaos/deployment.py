@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from tests.e2e.chaos.databases import LedgerDatabase
 from tests.e2e.chaos.failpoints import FOLDER_VARIABLE, Arming
 from tests.e2e.processes import Kind, Process, kill_everything, processes_of
 
@@ -51,6 +52,7 @@ class Deployment:
     home: Path
     base_url: str
     api_key: str
+    ledger: LedgerDatabase
     started: int = 0
     """How often a daemon or code server was started."""
     slowness: float = 1.0
@@ -76,14 +78,15 @@ class Deployment:
             "DAGSTER_HOME": str(self.home),
             "AKOOL_API_KEY": self.api_key,
             "AKOOL_BASE_URL": self.base_url,
+            **self.ledger.environment,
             FOLDER_VARIABLE: str(self.home / "failpoints"),
             "PYTHONPATH": str(REPOSITORY),
         }
 
     @property
-    def ledger(self) -> Path:
-        """The ledger's file."""
-        return self.home / "akool" / "ledger.sqlite"
+    def secrets(self) -> dict[str, str]:
+        """What must be in the environment of processes and nowhere else, by its name."""
+        return {"API key": self.api_key, **self.ledger.secrets}
 
     @property
     def tables(self) -> Path:
@@ -141,6 +144,10 @@ class Deployment:
             process.wait()
         self._socket.unlink(missing_ok=True)
         return killed
+
+    def last_line(self) -> str:
+        """Return the last line that a command said."""
+        return next(reversed((self.home / "command.log").read_text().splitlines()), "")
 
     def last_words(self) -> str:
         """Return the ends of the logs."""
