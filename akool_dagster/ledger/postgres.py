@@ -47,6 +47,7 @@ def connect_options(url: sa.URL) -> dict[str, Any]:
 def bound_transaction(connection: sa.Connection, lock_seconds: float, seconds: float) -> None:
     """Let the server end a transaction that waits or works too long, or whose client is gone without a word.
 
+    And let a commit last from the moment it is acknowledged, also where the server's default is otherwise.
     Said at the start of each transaction, for that transaction: what is said to a session may reach another client, or
     none, where a pooler such as PgBouncer stands between.
     """
@@ -55,7 +56,10 @@ def bound_transaction(connection: sa.Connection, lock_seconds: float, seconds: f
 
 _BOUNDS = sa.text(
     "SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :all, true), "
-    "set_config('idle_in_transaction_session_timeout', :all, true)"
+    "set_config('idle_in_transaction_session_timeout', :all, true), "
+    # A server may acknowledge commits that a crash of its machine undoes: not for ids that are known nowhere else.
+    "set_config('synchronous_commit', CASE current_setting('synchronous_commit') "
+    "WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)"
 )
 
 

@@ -258,6 +258,20 @@ def test_the_bounds_of_a_transaction_end_with_it(one: Side) -> None:
         assert [setting(connection, name) for name in names] == ["0"] * 3
 
 
+@pytest.mark.parametrize(("default", "ours"), [("off", "on"), ("on", "on"), ("remote_apply", "remote_apply")])
+def test_a_commit_lasts_from_its_acknowledgement_on_whatever_the_servers_default(
+    ledger_url: str, default: str, ours: str
+) -> None:
+    url = sa.make_url(ledger_url)
+    options = f"{url.query.get('options', '')} -csynchronous_commit={default}"
+    database = Database(url.update_query_dict({"options": options}).render_as_string(hide_password=False))
+    with database.write() as connection:
+        assert setting(connection, "synchronous_commit") == ours
+    with database.engine.connect() as connection:
+        assert setting(connection, "synchronous_commit") == default
+    database.close()
+
+
 def test_a_client_that_stands_still_in_a_transaction_loses_its_locks(one: Side, ledger_url: str) -> None:
     track(one.ledger, "a")
     engine = sa.create_engine(ledger_url, poolclass=sa.NullPool)
