@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from akool_dagster.clock import Clock, SystemClock
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.io_manager import TABLE_METADATA
 from akool_dagster.landing import LandingKind, PartitionGrid
-from akool_dagster.ledger import Job, JobLedger, JobState, PartitionSnapshot, VideoState
+from akool_dagster.ledger import Job, JobLedger, JobState, LedgerUnavailableError, PartitionSnapshot, VideoState
 from akool_dagster.ownership import FIRST_LANDING_METADATA, LEDGER_METADATA, REVISION_METADATA, ensure_owner
 from akool_dagster.resources import AkoolResource, JobLedgerResource, VideoStoreResource
 from akool_dagster.tables import RESULT_TABLES, VIDEOS, TableSpec, build_table, build_tables, refuse_pruned
@@ -101,6 +101,7 @@ def build_tables_asset(
             resource.open() as ledger,
             _looked_up_again(ledger, names.prefix, LandingKind.TABLES, key),
             ledger.leases(names.prefix).hold(LandingKind.TABLES, key, context.run.run_id) as lease,
+            _in_a_hurry_when_collected(ledger),
         ):
             start, end = grid.window(key)
             snapshot = ledger.snapshot(names.prefix, start, end)
@@ -153,6 +154,7 @@ def build_videos_asset(
             ledger_resource.open() as ledger,
             _looked_up_again(ledger, names.prefix, LandingKind.VIDEOS, key),
             ledger.leases(names.prefix).hold(LandingKind.VIDEOS, key, context.run.run_id) as lease,
+            _in_a_hurry_when_collected(ledger),
         ):
             root = store.root()
             landings = ledger.landings(names.prefix)
@@ -248,10 +250,29 @@ def _video_counts(jobs: Sequence[Job]) -> dict[str, int]:
 @contextmanager
 def _looked_up_again(ledger: JobLedger, account: str, kind: LandingKind, partition_key: str) -> Iterator[None]:
     """Make the next tick ask the event log about the partition, however this landing ends."""
+    collected = False
     try:
         yield
+    except GeneratorExit:
+        collected = True
+        raise
     finally:
-        ledger.landings(account).forget(kind, partition_key)
+        with suppress(LedgerUnavailableError) if collected else nullcontext():
+            ledger.landings(account).forget(kind, partition_key)
+
+
+@contextmanager
+def _in_a_hurry_when_collected(ledger: JobLedger) -> Iterator[None]:
+    """Let a landing whose run failed outside of it end without waiting.
+
+    It is ended when it is collected as garbage, which may be in the middle of a transaction of the same thread: it
+    would wait for itself. What it cannot give back then, its lease, ends within a minute.
+    """
+    try:
+        yield
+    except GeneratorExit:
+        ledger.hurry()
+        raise
 
 
 @contextmanager

@@ -6,12 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from hypothesis import settings
 
 from akool_dagster.emulator import AkoolEmulator
 from tests.clock import FakeClock
-from tests.deployment import Deployment, quiet_instance
+from tests.deployment import QUIET, Deployment
 
 # A busy machine must not fail a property; how long one takes is for the benchmarks.
 settings.register_profile("akool", deadline=None)
@@ -49,6 +50,12 @@ def emulator() -> Iterator[AkoolEmulator]:
 
 
 @pytest.fixture
-def deployment(tmp_path: Path, emulator: AkoolEmulator) -> Iterator[Deployment]:
-    with quiet_instance(tmp_path / "dagster") as instance:
-        yield Deployment(tmp_path, emulator, instance)
+def instance() -> Iterator[dg.DagsterInstance]:
+    """Give a Dagster instance in memory: on disk each run has a database of its own made, which takes long."""
+    with dg.DagsterInstance.ephemeral(settings=QUIET) as instance:
+        yield instance
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, emulator: AkoolEmulator, instance: dg.DagsterInstance) -> Deployment:
+    return Deployment(tmp_path, emulator, instance)

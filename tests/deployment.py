@@ -18,12 +18,13 @@ from akool_dagster import AkoolResource, JobLedger, JobLedgerResource, TrackRequ
 from akool_dagster.emulator import AkoolEmulator, EmulatedJob
 
 API_KEY = "emulator-key"
+QUIET: dict[str, Any] = {"telemetry": {"enabled": False}}
 
 
 def quiet_instance(folder: Path, **settings: Any) -> dg.DagsterInstance:
     """Return an instance in a folder that reports to nobody. ``settings``: more of its ``dagster.yaml``."""
     folder.mkdir()
-    return dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}} | settings)
+    return dg.DagsterInstance.local_temp(str(folder), overrides=QUIET | settings)
 
 
 def emulated(job_id: str, **fields: Any) -> EmulatedJob:

@@ -114,13 +114,19 @@ class Database:
         """Close every connection."""
         self.engine.dispose()
 
+    def hurry(self) -> None:
+        """Wait for no lock any more: what another connection holds is an error at once."""
+        self._busy_timeout = 0.0
+
     @contextmanager
     def write(self, *, seconds: float | None = None) -> Iterator[sa.Connection]:
         """Run one writing transaction; commit at the end, roll back on any error.
 
         On PostgreSQL each statement sees what was committed before it, so that what it waited for is compared anew.
         """
-        options = {"akool_begin": "BEGIN IMMEDIATE"} if self.is_sqlite else {"isolation_level": "READ COMMITTED"}
+        options: dict[str, Any] = {"isolation_level": "READ COMMITTED"}
+        if self.is_sqlite:
+            options = {"akool_begin": "BEGIN IMMEDIATE", "akool_hurry": self._busy_timeout == 0}
         with self._transaction(options, seconds) as connection:
             yield connection
 
@@ -265,8 +271,11 @@ def _set_up_sqlite_connection(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite_transaction(connection: sa.Connection) -> None:
+    options = connection.get_execution_options()
+    if options.get("akool_hurry"):
+        connection.exec_driver_sql("PRAGMA busy_timeout=0")
     # A deferred transaction that reads first and writes later fails at once when another wrote in between.
-    begin = connection.get_execution_options().get("akool_begin", "BEGIN")
+    begin = options.get("akool_begin", "BEGIN")
     if begin is not None:
         connection.exec_driver_sql(begin)
 

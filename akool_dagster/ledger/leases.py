@@ -131,7 +131,8 @@ class HeldLease:
         _traceback: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        if _type is not GeneratorExit:  # the thread may wait for a lock of the transaction that this is collected in
+            self._thread.join()
         with suppress(LedgerUnavailableError):  # it runs out by itself: no reason to fail a run that is done
             self._book.release(*self._key)
 

@@ -134,6 +134,10 @@ class JobLedger:
         """Close the ledger's connections."""
         self._database.close()
 
+    def hurry(self) -> None:
+        """Wait for no lock any more: what another connection holds raises `LedgerUnavailableError` at once."""
+        self._database.hurry()
+
     def __enter__(self) -> Self:
         return self
 

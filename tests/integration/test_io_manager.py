@@ -1,5 +1,4 @@
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,19 +6,12 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from akool_dagster import TABLES, ParquetIOManager
 from akool_dagster.io_manager import TABLE_METADATA
-from tests.deployment import Deployment, emulated, object_id, quiet_instance
+from tests.deployment import Deployment, emulated, object_id
 
 DAYS = dg.DailyPartitionsDefinition("2026-03-01", end_date="2026-03-05")
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with quiet_instance(tmp_path / "dagster") as instance:
-        yield instance
 
 
 def run(

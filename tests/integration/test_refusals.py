@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 
@@ -9,7 +10,10 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
+from akool_dagster import JobLedger, JobLedgerResource
 from akool_dagster.ledger import leases
+from akool_dagster.ledger.database import Database
+from tests.clock import FakeClock
 from tests.deployment import Deployment, emulated, failure_of, free_abandoned_generators, object_id
 from tests.simulation.ledgers import LedgerDatabase
 
@@ -168,6 +172,30 @@ def test_a_run_that_failed_to_write_frees_its_lease_and_the_next_one_lands(
     assert deployment.land("akool_land_results", day).success
     assert deployment.land("akool_land_videos", day).success
     assert deployment.video(job_id).read_bytes() == deployment.emulator.video_bytes(job_id)
+
+
+def test_a_failed_run_that_is_collected_in_the_middle_of_a_transaction_waits_for_nothing(
+    deployment: Deployment, caplog: pytest.LogCaptureFixture
+) -> None:
+    day = time.strftime("%Y-%m-%d", time.gmtime(time.time() - DAY_SECONDS))
+    deployment.track(object_id(int(time.time()) - DAY_SECONDS))
+    long = 30.0
+    deployment.rebuild(ledger=JobLedgerResource(url=deployment.ledger_url, busy_timeout=long))
+    deployment.root.write_text("a file where the folder should be")
+    gc.disable()
+    try:
+        for job in ("akool_land_results", "akool_land_videos"):
+            assert str(deployment.root) in failure_of(deployment.land(job, day))
+        database = Database(deployment.ledger_url)
+        with database.write():
+            free_abandoned_generators(caplog)
+        database.close()
+    finally:
+        gc.enable()
+    in_a_minute = FakeClock(int((time.time() + 61) * 1000))
+    with JobLedger.open(deployment.ledger_url, clock=in_a_minute) as ledger:
+        for kind in ("tables", "videos"):
+            assert ledger.leases("akool").take(kind, day, "the next run") is None
 
 
 def test_a_fuller_file_is_not_replaced_by_an_empty_partition(landed: tuple[Deployment, str, str]) -> None:
