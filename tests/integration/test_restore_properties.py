@@ -195,7 +195,7 @@ def twins(new_database: Callable[[], str], tmp_path: Path) -> Iterator[Twins]:
 
 # The fixture's databases serve every example; shrinking, with files to write, would take minutes.
 a_few = settings(
-    max_examples=thorough(6, 100),
+    max_examples=thorough(4, 100),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
