@@ -61,7 +61,6 @@ BOUNDARIES: tuple[Boundary, ...] = (
     Boundary(name="end of landing", target=f"{_LEASES}:HeldLease.__exit__", place=_RUN),
     Boundary(name="publish table", target=f"{_STORAGE}:StorageRoot.publish", place=_RUN, suffix=".parquet"),
     Boundary(name="rename table", target=f"{_STORAGE}:OsFiles.replace", place=_RUN, suffix=".parquet"),
-    Boundary(name="show new table", target=f"{_STORAGE}:OsFiles.link", place=_RUN, suffix=".parquet"),
     Boundary(name="mark storage root", target=f"{_STORAGE}:OsFiles.link", place=_RUN, suffix=".json"),
     Boundary(name="note first landing", target=f"{_LANDINGS}.note_first", place=_RUN),
     Boundary(name="forget landing", target=f"{_LANDINGS}.forget", place=_RUN),
