@@ -17,7 +17,7 @@ SHORT_WAITS: tuple[tuple[str, str, object], ...] = (
     ("akool_dagster.ledger.ledger", "Limits", partial(Limits, miss_grace_ms=15_000)),
     ("akool_dagster.ledger.leases", "LEASE_MS", 12_000),
     ("akool_dagster.ledger.records", "LEASE_MS", 12_000),
-    ("akool_dagster.ledger.leases", "RENEW_SECONDS", 2.0),
+    ("akool_dagster.ledger.leases", "RENEW_SECONDS", 0.5),
     ("akool_dagster.ledger.leases", "WAIT_SECONDS", 15.0),
     ("akool_dagster.ledger.leases", "RETRY_SECONDS", 0.5),
     ("akool_dagster.polling", "SHORTEST_LOOK_MS", 1_000),
