@@ -292,7 +292,9 @@ class StorageRoot:
         except FileExistsError:
             if target.is_symlink() and not target.exists():
                 return False  # a broken link is nothing
-            raise OSError(WRITTEN_MEANWHILE) from None
+            # NFS says so of a link that it made itself, when the answer was lost: link(2), "Bugs".
+            if not target.samefile(source):
+                raise OSError(WRITTEN_MEANWHILE) from None
         except OSError as error:
             if error.errno not in NO_HARD_LINKS:
                 raise

@@ -198,6 +198,21 @@ def test_a_file_system_without_hard_links_will_do(tmp_path: Path, error: int) ->
     assert files_below(tmp_path) == [RELATIVE]
 
 
+class AnswerLost(OsFiles):
+    """Makes a hard link, then says what NFS says when it is asked again because its first answer was lost."""
+
+    def link(self, source: Path, target: Path) -> None:
+        super().link(source, target)
+        super().link(source, target)
+
+
+def test_a_link_that_was_made_although_the_file_system_denies_it_is_ours(tmp_path: Path) -> None:
+    root = StorageRoot(str(tmp_path), files=AnswerLost())
+    put(root, b"content", replacing=root.look(RELATIVE))
+    assert root.read_bytes(RELATIVE) == b"content"
+    assert files_below(tmp_path) == [RELATIVE]
+
+
 def test_a_broken_link_in_the_place_of_a_file_is_replaced(tmp_path: Path) -> None:
     root = StorageRoot(str(tmp_path))
     place = tmp_path / RELATIVE
