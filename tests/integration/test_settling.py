@@ -98,6 +98,7 @@ class Settling(RuleBasedStateMachine):
         try:
             if self.lost:
                 self._recover()
+            self.world.set_the_clock_right()
             self.world.track(self.ids, {}, again=True)
             self.world.settle(expected(self.emulator, self.ids))
         finally:
