@@ -44,9 +44,9 @@ LONGEST_PAUSE_MS = 3_600_000
 """However long Akool asks us to wait: one odd ``Retry-After`` must not stop polling for good."""
 RETRY_AFTER_TROUBLE_MS = 30_000
 TROUBLES_BEFORE_STOP = 2
-FAILURES_OF_AN_OUTAGE = 6
-"""Calls that fail in a row before the trouble is Akool's and not an id's ..."""
-FAILURES_AMONG_SUCCESSES = 10
+FAILURES_OF_AN_OUTAGE = 2
+"""Calls that fail in a row, beyond those that it takes to halve down to one id, before the trouble is Akool's ..."""
+FAILURES_AMONG_SUCCESSES = 6
 """... and when other calls of the pass were answered."""
 
 NEEDS_THE_USER = (AkoolConfigurationError, AkoolCredentialsError, AkoolAccountError)
@@ -82,6 +82,7 @@ class PollReport:
     calls: int = 0
     recorded: RecordReport = field(default_factory=RecordReport)
     unreadable: int = 0
+    not_returned: int = 0
     stopped: str | None = None
 
 
@@ -176,8 +177,8 @@ class _PollPass:
             self._stop(f"{error} Polling goes on in {pause_ms / 1000:.0f} s.")
         except AkoolError as error:
             self._record_part(call, seen, self._clock.now_ms() + RETRY_AFTER_TROUBLE_MS)
-            if isinstance(error, AkoolTransientError) and len(call) > 1:
-                self._stop(str(error))  # its halves failed too: an outage
+            if len(call) > 1:
+                self._stop(str(error))  # its parts failed too: an outage, or an address that is not Akool's
             else:
                 self._trouble(str(error))
         else:
@@ -190,30 +191,37 @@ class _PollPass:
                 self._troubles = []
 
     def _ask(self, ids: Sequence[str], seen: list[Observation]) -> None:
-        """Ask for the ids; when a call of several fails as in an outage, in halves, unless all of those fail too.
+        """Ask for the ids; when a call of several fails without one of Akool's codes, in halves, until too many fail.
 
-        An id whose mere presence makes Akool answer HTTP 500 must not hold up the ids it happens to be asked with.
+        An id whose mere presence makes Akool answer HTTP 500 must not hold up the ids it happens to be asked with,
+        and a gateway may refuse a call for its length. The first half is halved first: an id that failed alone is
+        parted from the others for good, also when everything that was asked fails.
         """
         parts = [ids]
         failures = 0
-        while parts:
-            part = parts.pop(0)
-            try:
-                self._ask_in_halves(part, seen)
-            except AkoolTransientError as error:
-                failures += 1
-                if failures >= (FAILURES_OF_AN_OUTAGE if not self._account_works else FAILURES_AMONG_SUCCESSES):
-                    raise
-                if len(part) > 1:
-                    middle = len(part) // 2
-                    parts += [part[:middle], part[middle:]]
-                elif self._account_works:
-                    seen.append(Unreadable(job_id=part[0], error=str(error), alone=True))
+        alone: dict[str, str] = {}
+        try:
+            while parts:
+                part = parts.pop(0)
+                try:
+                    self._ask_in_halves(part, seen)
+                except (AkoolTransientError, AkoolResponseError) as error:
+                    failures += 1
+                    if len(part) == 1:
+                        alone[part[0]] = str(error)
+                    known = {one.job_id for one in seen} | alone.keys()
+                    parts = [*_halves([job_id for job_id in part if job_id not in known]), *parts]
+                    patience = FAILURES_AMONG_SUCCESSES if self._account_works else FAILURES_OF_AN_OUTAGE
+                    if failures >= len(ids).bit_length() + patience or not (parts or self._account_works):
+                        raise
                 else:
-                    raise
-            else:
-                failures = 0
-                self._account_works = self._account_works or any(isinstance(one, Answered) for one in seen)
+                    failures = 0
+                    self._account_works = self._account_works or any(isinstance(one, Answered) for one in seen)
+        finally:
+            seen.extend(
+                Unreadable(job_id=job_id, error=error, alone=True, is_certain=self._account_works)
+                for job_id, error in alone.items()
+            )
 
     def _ask_in_halves(self, ids: Sequence[str], seen: list[Observation]) -> None:
         """Ask for the ids; when Akool objects to one without saying which, in halves until it stands alone."""
@@ -223,9 +231,8 @@ class _PollPass:
             if error.code is None:
                 raise
             if len(ids) > 1:
-                middle = len(ids) // 2
-                self._ask_in_halves(ids[:middle], seen)
-                self._ask_in_halves(ids[middle:], seen)
+                for half in _halves(ids):
+                    self._ask_in_halves(half, seen)
             elif isinstance(error, AkoolContentError):
                 seen.append(Missed(job_id=ids[0], code=error.code, alone=True))
             else:
@@ -290,6 +297,7 @@ class _PollPass:
             polled=self._report.polled + len(seen),
             recorded=self._report.recorded + recorded,
             unreadable=self._report.unreadable + sum(isinstance(one, Unreadable) for one in seen),
+            not_returned=self._report.not_returned + sum(isinstance(one, Missed) for one in seen),
         )
 
     def _trouble(self, reason: str) -> None:
@@ -299,6 +307,11 @@ class _PollPass:
 
     def _stop(self, reason: str) -> None:
         self._report = replace(self._report, stopped=reason)
+
+
+def _halves(ids: Sequence[str]) -> list[Sequence[str]]:
+    middle = len(ids) // 2
+    return [half for half in (ids[:middle], ids[middle:]) if half]
 
 
 def _calls_for(claimed: Sequence[ClaimedJob]) -> Iterator[Sequence[ClaimedJob]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,7 +176,7 @@ class _Tick:
         looked_up: dict[tuple[str, str], KnownLanding] = {}
         counter = self._ledger.revision()
         landings = self._ledger.landings(self._account)
-        for state in to_check(states, known, now):
+        for state in self._in_time(to_check(states, known, now)):
             landed = self._landed_revisions(state)
             looked_up[state.kind, state.key] = KnownLanding(revision=lowest_revision(landed), checked_at=now)
             highest = max((revision or 0 for revision in landed), default=0)
@@ -194,8 +194,16 @@ class _Tick:
                 ask_again_ms=int(self._settings.landing_interval_seconds * 1000),
                 run_start_ms=int(self._settings.run_start_seconds * 1000),
             )
-            for state in dirty_states(states, looked_up)
+            for state in self._in_time(dirty_states(states, looked_up))
         ]
+
+    def _in_time(self, states: Sequence[PartitionState]) -> Iterator[PartitionState]:
+        """Yield the states, but no more once a quarter of the tick is over: Dagster's storage may be far away."""
+        deadline = Deadline(self._clock, self._settings.tick_seconds / 4)
+        for number, state in enumerate(states):
+            if number and deadline.expired():
+                return
+            yield state
 
     def _landed_revisions(self, state: PartitionState) -> list[int | None]:
         names = self._settings.landed_assets[state.kind]
@@ -306,6 +314,8 @@ def poll_sentence(report: PollReport) -> str:
     sentence = f"polled {_number(report.polled, 'id')} in {_number(report.calls, 'call')}"
     if report.polled:
         sentence += f": {changed or 'none ended'}"
+    if report.polled > 1 and report.not_returned == report.polled:
+        sentence += "; Akool returned none of them: does AKOOL_API_KEY belong to the account that made them?"
     return sentence if report.stopped is None else f"{sentence}; stopped early: {report.stopped}"
 
 

@@ -19,7 +19,6 @@ from akool_dagster.ledger.landings import Landings
 from akool_dagster.ledger.leases import Leases
 from akool_dagster.ledger.pruning import Pruning
 from akool_dagster.ledger.records import (
-    Answered,
     ClaimedJob,
     Counts,
     DueVideo,
@@ -309,15 +308,23 @@ class JobLedger:
             changed=shown,
         )
 
-    def refresh_payload(self, account: str, answered: Answered) -> None:
-        """Keep a completed job's newer row: Akool gave its video a new URL. It never moves back."""
+    def keep_video_url(self, account: str, job_id: str, video_url: str, expires_at: int) -> None:
+        """Keep a newer URL of a completed job's video; its end only moves on.
+
+        Everything else stays as Akool reported it when the job settled: what it cost then is what it cost.
+        """
         with self._database.write() as connection:
-            for job in locked_jobs(connection, account, [answered.job_id]):
-                usable = answered.status == 3 and answered.has_video_url
-                if job.state == JobState.COMPLETED and usable and job.payload != answered.payload:
-                    revision = next_revision(connection, self._clock.now_ms())
-                    expires_at = max(job.video_expires_at or 0, answered.video_expires_at)
-                    after = replace(job, payload=answered.payload, video_expires_at=expires_at, revision=revision)
+            for job in locked_jobs(connection, account, [job_id]):
+                if job.state != JobState.COMPLETED or job.payload is None:
+                    continue
+                newer = json.loads(job.payload) | {"video_url": video_url}
+                if newer != json.loads(job.payload):
+                    after = replace(
+                        job,
+                        payload=json.dumps(newer, ensure_ascii=False, separators=(",", ":")),
+                        video_expires_at=max(job.video_expires_at or 0, expires_at),
+                        revision=next_revision(connection, self._clock.now_ms()),
+                    )
                     update_jobs(connection, account, [(job, after)])
 
     # Videos

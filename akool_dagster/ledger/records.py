@@ -136,7 +136,7 @@ class Missed:
     job_id: str
     code: int | None = None
     alone: bool = False
-    """Whether the id makes a whole call fail, so that it is polled alone from now on."""
+    """Whether the id makes a whole call fail, so that it is polled alone until Akool returns it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +146,9 @@ class Unreadable:
     job_id: str
     error: str
     alone: bool = False
-    """Whether the id makes a whole call fail, so that it is polled alone from now on."""
+    """Whether the id makes a whole call fail, so that it is polled alone until Akool returns it."""
+    is_certain: bool = True
+    """Whether it is the id's own trouble; False when it may as well be an outage."""
 
 
 Observation = Answered | Missed | Unreadable

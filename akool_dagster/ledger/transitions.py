@@ -21,7 +21,7 @@ DAY_MS = 86_400_000
 STATUS_QUEUEING, STATUS_PROCESSING, STATUS_COMPLETED, STATUS_FAILED = 1, 2, 3, 4
 """Akool's job statuses [documented]. Only the last two end a job."""
 
-NO_VIDEO_URL = "Akool reported the job as completed but never gave a usable video_url."
+NO_VIDEO_URL = "Akool reported the job as completed but gave no usable video_url yet."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +31,11 @@ class Limits:
     misses: int = 5
     """Polls in a row that did not return the id ..."""
     miss_grace_ms: int = 600_000
-    """... over at least this long, before the job is ``missing``."""
+    """... over at least this long, before a job that Akool refuses or never returned is ``missing`` ..."""
+    returned_miss_grace_ms: int = DAY_MS
+    """... or this long, when Akool did return it before: a key of another account, or an odd day of Akool's."""
     urlless_polls: int = 5
-    """How often a status 3 without a usable ``video_url`` is looked at again."""
+    """How often a status 3 without a usable ``video_url`` is looked at again before the video's run asks for it."""
     give_up_ms: int = 7 * DAY_MS
     """How long a job is watched before it is ``abandoned``: as long as Akool keeps a video."""
 
@@ -60,12 +62,14 @@ def observe(job: Job, seen: Observation, now_ms: int, look_again: LookAgain, lim
     }
     match seen:
         case Answered():
-            changes |= _answered(job, seen, now_ms, limits)
+            changes |= _answered(job, seen, now_ms, limits) | {"poll_alone": False}
         case Missed():
             changes |= _missed(job, seen, now_ms, limits)
         case Unreadable():
             changes |= {"last_error": seen.error, "poll_alone": job.poll_alone or seen.alone}
-    if "state" not in changes and watched_ms >= limits.give_up_ms:
+    # An outage says nothing of the job: its end may wait behind it.
+    is_certain = not isinstance(seen, Unreadable) or seen.is_certain
+    if "state" not in changes and watched_ms >= limits.give_up_ms and is_certain:
         changes["state"] = JobState.ABANDONED
     return replace(job, **changes)  # type: ignore[arg-type]
 
@@ -83,8 +87,8 @@ def _answered(job: Job, seen: Answered, now_ms: int, limits: Limits) -> dict[str
             changes |= {
                 "state": JobState.COMPLETED,
                 "settled_at": now_ms,
-                "video_state": VideoState.PENDING if seen.has_video_url else VideoState.LOST,
-                "video_next_at": now_ms if seen.has_video_url else job.video_next_at,
+                "video_state": VideoState.PENDING,
+                "video_next_at": now_ms,
                 "video_expires_at": seen.video_expires_at,
                 "video_error": job.video_error if seen.has_video_url else NO_VIDEO_URL,
             }
@@ -106,7 +110,9 @@ def _missed(job: Job, seen: Missed, now_ms: int, limits: Limits) -> dict[str, ob
             else f"Akool answered code {seen.code} for this id."
         ),
     }
-    if job.misses + 1 >= limits.misses and now_ms - first_missed_at >= limits.miss_grace_ms:
+    was_returned = job.status is not None and seen.code is None
+    grace_ms = limits.returned_miss_grace_ms if was_returned else limits.miss_grace_ms
+    if job.misses + 1 >= limits.misses and now_ms - first_missed_at >= grace_ms:
         changes["state"] = JobState.MISSING
     return changes
 

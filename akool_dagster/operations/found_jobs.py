@@ -151,12 +151,7 @@ def _ended(job: Job, landed: LandedRow, now: int) -> Job:
         return replace(ended, failure_reason=reason)
     if VIDEOS.name in rows:
         return _with_video(ended, rows[VIDEOS.name], now)
-    if ended.video_state == VideoState.PENDING:
-        return replace(ended, video_next_at=now)
-    if RESULTS.name in rows:
-        return ended
-    # The tables only lack its URL, which a run asks Akool for: a paid video is not given up for want of it.
-    return replace(ended, video_state=VideoState.PENDING, video_next_at=now, video_error=None)
+    return replace(ended, video_next_at=now)
 
 
 def _sent(job_id: str, landed: LandedRow) -> ResultRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from akool_dagster.api.client import AkoolClient
 from akool_dagster.api.models import load_payload
@@ -121,15 +121,16 @@ class VideoLanding:
                 self._record_failure(outcome, expires_at)
 
     def _keep_newer_url(self, outcome: Outcome) -> int:
-        """Keep the row that Akool gave, but for one whose URL proved to be of no use; return when the URL dies."""
+        """Keep a newer URL that Akool gave, but for one that proved to be of no use; return when the URL dies."""
         video, refreshed = self._due[outcome.job_id], outcome.refreshed
         useless = isinstance(outcome, FailedVideo) and outcome.failure is Failure.LASTING
-        if refreshed is None or refreshed.answered is None or useless:
+        if refreshed is None or refreshed.url is None or refreshed.expires_at_ms is None or useless:
             return video.expires_at
         # Only a newer URL lives longer: a row without times would otherwise put off the end of the old one for ever.
-        lives_longer = refreshed.says is AkoolSays.NEW_URL
-        expires_at = max(video.expires_at, refreshed.answered.video_expires_at) if lives_longer else video.expires_at
-        self._ledger.refresh_payload(self._account, replace(refreshed.answered, video_expires_at=expires_at))
+        if refreshed.says is not AkoolSays.NEW_URL:
+            return video.expires_at
+        expires_at = max(video.expires_at, refreshed.expires_at_ms)
+        self._ledger.keep_video_url(self._account, outcome.job_id, refreshed.url, expires_at)
         return expires_at
 
     def _record_failure(self, failed: FailedVideo, expires_at: int) -> None:

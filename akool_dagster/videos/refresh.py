@@ -12,8 +12,6 @@ from akool_dagster.api.errors import AkoolContentError
 from akool_dagster.api.models import ResultsAnswer
 from akool_dagster.clock import Clock, Deadline
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.ledger import Answered
-from akool_dagster.polling import observation_of
 
 REFRESH_SECONDS = 60.0
 """The most that one asking may take, of the time that the file has."""
@@ -41,8 +39,8 @@ class Refreshed:
     says: AkoolSays
     url: str | None = None
     """To be tried next."""
-    answered: Answered | None = None
-    """The row with that URL, for the ledger."""
+    expires_at_ms: int | None = None
+    """When that URL dies."""
     trouble: str = ""
     """Why there was no answer."""
 
@@ -116,4 +114,4 @@ def read_answer(answer: ResultsAnswer, job_id: str, known_url: str, now_ms: int)
     if row.status != 3 or not row.has_usable_video_url:
         return Refreshed(says=AkoolSays.NO_URL)
     says = AkoolSays.SAME_URL if row.video_url == known_url else AkoolSays.NEW_URL
-    return Refreshed(says=says, url=row.video_url, answered=observation_of(row, now_ms))
+    return Refreshed(says=says, url=row.video_url, expires_at_ms=row.expires_ms(now_ms))

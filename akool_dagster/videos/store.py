@@ -118,7 +118,7 @@ class VideoStorer:
         url, refreshed = request.source_url, None
         try:
             try:
-                if not url:  # of a ledger that was restored from tables without it
+                if not url:  # Akool gave none yet, or the ledger was restored from tables without it
                     raise ExpiredUrlError("Its URL is not known.", status=404)
                 return self._store(request, url, None, transport, deadline, room)
             except ExpiredUrlError as error:

@@ -192,13 +192,13 @@ def test_a_status_that_nobody_knows_is_kept_and_ends_no_job(
     assert (jobs(ledger)[VICTIM].state, jobs(ledger)[VICTIM].status) == (JobState.PENDING, 99)
 
 
-def test_a_completed_job_that_never_gets_a_video_url_ends_with_its_video_lost(
+def test_a_completed_job_that_gets_no_video_url_ends_and_its_run_goes_on_asking(
     emulator: AkoolEmulator, ledger: JobLedger, client: AkoolClient, clock: FakeClock
 ) -> None:
     emulator.faults.add("no_video_url", job_id=VICTIM)
     Ticks(ledger, client, clock).until_settled()
     job = jobs(ledger)[VICTIM]
-    assert (job.state, job.video_state, job.urlless_polls) == (JobState.COMPLETED, VideoState.LOST, 5)
+    assert (job.state, job.video_state, job.urlless_polls) == (JobState.COMPLETED, VideoState.PENDING, 5)
 
 
 def test_a_job_that_moves_on_by_itself_is_not_hurried_by_unasked_rows(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from akool_dagster.ledger import Answered, JobLedger, Unreadable
+from akool_dagster.ledger import JobLedger, Unreadable
 from tests.clock import FakeClock
 from tests.integration.ledger_words import ACCOUNT, answered, claimed_ids, complete, expiring, job_of, record, track
 
@@ -59,20 +58,16 @@ def test_mending_the_schedule_leaves_every_wait_of_ours_alone(ledger: JobLedger,
     assert job_of(ledger, "pending") == before
 
 
-def test_a_newer_row_of_a_completed_job_prolongs_its_videos_life_and_never_shortens_it(
+def test_a_newer_url_of_a_completed_job_prolongs_its_videos_life_and_never_shortens_it(
     ledger: JobLedger, clock: FakeClock
 ) -> None:
     track(ledger, "done")
     record(ledger, expiring("done", clock.now_ms() + 1000))
     later = clock.now_ms() + 9_000_000
-    ledger.refresh_payload(ACCOUNT, expiring_with_other_payload("done", later))
+    ledger.keep_video_url(ACCOUNT, "done", "https://cdn.example/new.mp4", later)
     assert job_of(ledger, "done").video_expires_at == later
-    ledger.refresh_payload(ACCOUNT, expiring("done", clock.now_ms()))
+    ledger.keep_video_url(ACCOUNT, "done", "https://cdn.example/newer.mp4", clock.now_ms())
     assert job_of(ledger, "done").video_expires_at == later
-
-
-def expiring_with_other_payload(job_id: str, expires_at: int) -> Answered:
-    return replace(expiring(job_id, expires_at), payload='{"video_url":"https://cdn.example/new.mp4"}')
 
 
 def test_an_unreadable_id_that_fails_whole_calls_is_polled_alone(ledger: JobLedger) -> None:

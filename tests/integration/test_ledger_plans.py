@@ -102,7 +102,7 @@ def test_tracked_and_recorded_jobs_are_found_by_their_ids(ledger: JobLedger, pla
     track(ledger, *IDS[:number], labels={"k": "v"}, again=True)
     ledger.store_video(ACCOUNT, IDS[0], {})
     ledger.fail_video(ACCOUNT, VideoFailure(job_id=IDS[3], error="404", next_at=NOW))
-    ledger.refresh_payload(ACCOUNT, answered(IDS[3], 3, payload='{"new":1}'))
+    ledger.keep_video_url(ACCOUNT, IDS[3], "https://cdn.example/new.mp4", NOW)
     assert plans.of("SELECT", "FROM akool_jobs") == [PRIMARY_KEY]
     assert plans.of("UPDATE akool_jobs") == [PRIMARY_KEY]
 

@@ -116,9 +116,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for one in seen:
             self.claimed_until.pop(one.job_id, None)
 
-    @rule(seen=st.sampled_from(IDS), payload=payloads)
-    def refresh(self, seen: str, payload: str) -> None:
-        self.ledger.refresh_payload(self.account, answered(seen, 3, payload=payload))
+    @rule(seen=st.sampled_from(IDS), url=st.sampled_from(["https://cdn.example/1", "https://cdn.example/2"]))
+    def refresh(self, seen: str, url: str) -> None:
+        self.ledger.keep_video_url(self.account, seen, url, self.clock.now_ms())
 
     @rule(job_id=st.sampled_from(IDS))
     def store(self, job_id: str) -> None:

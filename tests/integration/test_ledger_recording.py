@@ -116,18 +116,19 @@ def test_a_missing_row_is_not_a_finished_job(watched: JobLedger, clock: FakeCloc
     assert claimed_ids(watched) == []
 
 
-def test_a_content_code_is_kept_and_the_id_is_polled_alone_from_then_on(watched: JobLedger, clock: FakeClock) -> None:
+def test_a_content_code_is_kept_and_the_id_is_polled_alone_until_akool_returns_it(
+    watched: JobLedger, clock: FakeClock
+) -> None:
     record(watched, Missed(job_id="a", code=1008, alone=True))
     job = job_of(watched, "a")
     assert (job.poll_alone, job.last_code, job.misses) == (True, 1008, 1)
     assert job.last_error is not None
     assert "1008" in job.last_error
-    record(watched, answered("a", 1))
-    job = job_of(watched, "a")
-    assert (job.poll_alone, job.last_code, job.last_error) == (True, None, None)
-    record(watched, Missed(job_id="a"))
     clock.advance(5)
     assert [claimed.poll_alone for claimed in watched.claim(ACCOUNT, 1)] == [True]
+    record(watched, answered("a", 1))
+    job = job_of(watched, "a")
+    assert (job.poll_alone, job.last_code, job.last_error) == (False, None, None)
 
 
 def test_an_id_that_spoils_a_whole_call_is_polled_alone_even_when_it_is_readable_later(watched: JobLedger) -> None:
@@ -146,10 +147,10 @@ def test_status_3_without_a_url_is_looked_at_again_five_times(watched: JobLedger
         assert claimed_ids(watched) == ["a"]
     assert record(watched, answered("a", 3, url=False)).completed == 1
     job = job_of(watched, "a")
-    assert (job.state, job.video_state, job.video_next_at) == (JobState.COMPLETED, VideoState.LOST, None)
+    assert (job.state, job.video_state, job.video_next_at) == (JobState.COMPLETED, VideoState.PENDING, clock.now_ms())
     assert job.video_error is not None
     assert "video_url" in job.video_error
-    assert watched.due_videos(ACCOUNT, None, NOW + DAY) == []
+    assert [due.job_id for due in watched.due_videos(ACCOUNT, None, NOW + DAY)] == ["a"]
 
 
 def test_a_url_that_comes_late_is_still_downloaded(watched: JobLedger) -> None:

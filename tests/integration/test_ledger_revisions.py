@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -41,7 +42,7 @@ def _abandon(ledger: JobLedger, clock: FakeClock) -> None:
 SHOWN_AND_ASKING: dict[str, Change] = {
     "completed": lambda ledger, clock: record(ledger, answered("a", 3)),
     "failed": lambda ledger, clock: record(ledger, answered("a", 4)),
-    "missing": lambda ledger, clock: lose(ledger, clock, "a"),
+    "missing": lambda ledger, clock: lose(ledger, clock, "a", code=1008),
     "abandoned": _abandon,
     "relabelled": lambda ledger, clock: track(ledger, "a", labels={"k": "v"}),
 }
@@ -94,7 +95,7 @@ def test_a_settled_lost_or_relabelled_job_asks_for_a_landing(
 
 
 def test_a_reopened_job_asks_for_a_landing(queueing: JobLedger, clock: FakeClock) -> None:
-    lose(queueing, clock, "a")
+    lose(queueing, clock, "a", code=1008)
     lost = queueing.revision()
     track(queueing, "a", again=True)
     assert (job_of(queueing, "a").revision, job_of(queueing, "a").head) == (lost + 1, lost + 1)
@@ -151,20 +152,21 @@ def test_a_video_moves_its_own_revision_and_only_its_end_moves_the_head(ledger: 
 def test_a_new_url_is_kept_and_shown_but_asks_for_no_landing(ledger: JobLedger) -> None:
     complete(ledger, "a")
     before, heads = job_of(ledger, "a"), ledger.heads(ACCOUNT)
-    ledger.refresh_payload(ACCOUNT, answered("a", 3, payload='{"video_url":"https://cdn.example/2"}'))
-    assert job_of(ledger, "a") == replace(before, payload='{"video_url":"https://cdn.example/2"}', revision=nth(3))
+    ledger.keep_video_url(ACCOUNT, "a", "https://cdn.example/2", NOW)
+    job = job_of(ledger, "a")
+    assert job == replace(before, payload=job.payload, revision=nth(3))
+    assert json.loads(job.payload or "") == {"_id": "a", "status": 3, "video_url": "https://cdn.example/2"}
     assert ledger.heads(ACCOUNT) == heads
 
 
 @pytest.mark.parametrize("status", [None, 3, 4], ids=["pending", "completed", "failed"])
-def test_a_row_that_brings_no_new_url_refreshes_nothing(ledger: JobLedger, status: int | None) -> None:
+def test_what_is_no_new_url_of_a_completed_job_changes_nothing(ledger: JobLedger, status: int | None) -> None:
     track(ledger, "a")
     if status is not None:
-        record(ledger, answered("a", status, payload="{}"))
+        record(ledger, answered("a", status, payload='{"video_url":"https://cdn.example/1"}'))
     before, revision = job_of(ledger, "a"), ledger.revision()
-    ledger.refresh_payload(ACCOUNT, answered("a", 3, url=status != 3, payload='{"new":1}'))
-    ledger.refresh_payload(ACCOUNT, answered("a", 3, payload=before.payload or '{"new":1}'))
-    ledger.refresh_payload(ACCOUNT, answered("unknown", 3))
+    ledger.keep_video_url(ACCOUNT, "a", "https://cdn.example/1", NOW + 99 * DAY)
+    ledger.keep_video_url(ACCOUNT, "unknown", "https://cdn.example/2", NOW)
     assert (job_of(ledger, "a"), ledger.revision()) == (before, revision)
 
 

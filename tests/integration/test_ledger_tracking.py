@@ -115,7 +115,7 @@ def test_accounts_do_not_see_or_touch_each_other(ledger: JobLedger, clock: FakeC
     assert claimed_ids(ledger) == ["a"]
     ledger.release(ACCOUNT, ["a"], until=NOW + DAY)
     record(ledger, answered("a", 3))
-    ledger.refresh_payload(ACCOUNT, answered("a", 3, payload='{"new":1}'))
+    ledger.keep_video_url(ACCOUNT, "a", "https://cdn.example/2", NOW)
     ledger.store_video(ACCOUNT, "a", {"path": "a.mp4"})
     assert list(ledger.iter_jobs("other")) == [others]
     assert (ledger.heads("other"), ledger.due_video_hours("other")) == ([], [])

@@ -281,10 +281,10 @@ def test_a_job_whose_url_was_renewed_after_its_landing_is_pruned_and_comes_back_
     settle(ledger)
     land(ledger, place(root))
     newer = told(C, 3, video_url="https://cdn.example/again.mp4")
-    ledger.refresh_payload(ACCOUNT, newer)
+    ledger.keep_video_url(ACCOUNT, C, "https://cdn.example/again.mp4", newer.video_expires_at)
     ledger.store_video(ACCOUNT, C, {"path": f"akool/videos/{OLD_DAY}/{C}.mp4", "bytes": 4})
     assert pruned(ledger, root, clock).pruned.payloads == 2
-    assert job_of(ledger, C).payload == newer.payload  # no file has the newer URL yet
+    assert json.loads(job_of(ledger, C).payload or "") == json.loads(newer.payload)  # no file has the newer URL yet
     # Those who are pruned do not land anew; in life the manifest lands with the run that renewed the URL.
     assert restored(ledger, root, clock).outcomes[Outcome.FILLED] == 2
     land(ledger, place(root), tables=["videos"])

@@ -140,7 +140,7 @@ def live_on_as_a_video(ledger: JobLedger, account: str, clock: FakeClock, life: 
         clock.advance(3)
         ledger.fail_video(account, VideoFailure(job_id=life.job_id, error="cut short", next_at=clock.now_ms()))
     if life.new_url:
-        ledger.refresh_payload(account, answer(life, 3, clock, "https://cdn.example/again.mp4"))
+        ledger.keep_video_url(account, normalise_id(life.job_id), "https://cdn.example/again.mp4", clock.now_ms())
     if life.video == "lost":
         ledger.fail_video(account, VideoFailure(job_id=life.job_id, error="gone", next_at=None))
     elif life.video == "stored":

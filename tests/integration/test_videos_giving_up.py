@@ -110,8 +110,37 @@ def test_the_same_url_in_a_newer_row_lives_no_longer(land: Landing) -> None:
     land.clock.advance(2.0)
     assert land.until_lost(IDS[0]).lost == 1
     after = land.jobs[IDS[0]]
-    assert after.payload != before.payload
+    assert after.payload == before.payload
     assert after.video_expires_at == before.video_expires_at
+
+
+def test_a_newer_url_changes_nothing_else_of_what_akool_reported(land: Landing) -> None:
+    land.complete(IDS[0], f"{land.emulator.base_url}/cdn/an-old-address.mp4", deduction_credit=77, prompt="as it was")
+    assert land().stored == 1
+    payload = json.loads(land.jobs[IDS[0]].payload or "")
+    assert (payload["deduction_credit"], payload["prompt"]) == (77, "as it was")
+    assert payload["video_url"].startswith(f"{land.emulator.base_url}/cdn/1")
+
+
+def test_a_video_without_a_url_is_asked_for_until_it_has_one(land: Landing) -> None:
+    land.complete(IDS[0], None)
+    land.emulator.faults.add("no_video_url", times=3)
+    for _ in range(3):
+        assert (land().lost, land.jobs[IDS[0]].video_state) == (0, VideoState.PENDING)
+        assert land.jobs[IDS[0]].video_error == "Its URL is not known. Akool gives no URL for it any more."
+        until_due(land, IDS[0])
+    assert land().stored == 1
+
+
+def test_a_video_that_never_gets_a_url_is_lost_when_its_seven_days_are_over(land: Landing) -> None:
+    land.complete(IDS[0], None)
+    land.emulator.faults.add("no_video_url")
+    for _ in range(FINAL_ATTEMPTS + 1):
+        assert land().lost == 0
+        until_due(land, IDS[0])
+    after_its_time(land)
+    assert land().lost == 1
+    assert "Akool gives no URL for it any more. Its 7 days ended on" in (land.jobs[IDS[0]].video_error or "")
 
 
 def test_a_newer_url_that_must_not_be_fetched_is_not_kept(land: Landing) -> None:

@@ -83,7 +83,7 @@ def test_each_answer_is_told_apart(
     refreshed = ask(refresher, clock)
     assert (refreshed.says, refreshed.url) == (says, url)
     assert bool(refreshed.trouble) == (says is AkoolSays.NOTHING)
-    assert (refreshed.answered is not None) == (url is not None)
+    assert (refreshed.expires_at_ms is not None) == (url is not None)
     assert refreshed.remark.endswith(".")
     assert "S3CR3T" not in refreshed.remark
     assert refresher.calls == len(server.seen) == 1

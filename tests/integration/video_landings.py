@@ -10,7 +10,7 @@ from typing import Any
 from akool_dagster.api import AkoolClient, ApiKey
 from akool_dagster.clock import Deadline, SystemClock
 from akool_dagster.emulator import AkoolEmulator, EmulatedJob
-from akool_dagster.ledger import Answered, Job, JobLedger, TrackRequest
+from akool_dagster.ledger import Answered, Job, JobLedger, JobState, TrackRequest
 from akool_dagster.polling import look_again_ms, run_poll_pass
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.addresses import AddressPolicy
@@ -71,13 +71,16 @@ class Landing:
         self.clients.clear()
         self.emulator.journal.clear()
 
-    def complete(self, identifier: str, url: str, lives: float = 7 * DAY) -> None:
-        """Record a job as completed with a video at a URL of the test's choice that lives so many seconds."""
+    def complete(self, identifier: str, url: str | None, lives: float = 7 * DAY, **fields: object) -> None:
+        """Record a job as completed with a video at a URL of the test's choice that lives so many seconds, or none."""
         self.ledger.track(ACCOUNT, [TrackRequest(job_id=identifier)])
-        payload = json.dumps({"_id": identifier, "status": 3, "video_url": url})
+        payload = json.dumps({"_id": identifier, "status": 3, **fields} | ({"video_url": url} if url else {}))
         expires_at = self.clock.now_ms() + int(lives * 1000)
-        told = Answered(job_id=identifier, status=3, payload=payload, has_video_url=True, video_expires_at=expires_at)
-        self.ledger.record(ACCOUNT, [told], look_again_ms)
+        told = Answered(
+            job_id=identifier, status=3, payload=payload, has_video_url=url is not None, video_expires_at=expires_at
+        )
+        while self.jobs[identifier].state == JobState.PENDING:  # without a URL it is looked at again a few times
+            self.ledger.record(ACCOUNT, [told], look_again_ms)
 
     def __call__(self, start: int | None = None, end: int = ALL_TIME, **options: Any) -> VideoLandingReport:
         landing = VideoLanding(

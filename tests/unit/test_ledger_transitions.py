@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from datetime import timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -168,6 +170,18 @@ def test_patience_is_what_the_limits_say(misses: int, minutes: int) -> None:
         if not patient:
             return
     raise AssertionError("its patience never ended")
+
+
+@pytest.mark.parametrize(("code", "grace"), [(None, timedelta(days=1)), (1008, timedelta(minutes=10))])
+def test_a_job_that_akool_returned_before_is_missing_after_a_day_or_when_it_is_refused(
+    code: int | None, grace: timedelta
+) -> None:
+    job = replace(_bare(), status=2, watched_since=NOW)
+    minutes = int(grace / timedelta(minutes=1))
+    for minute in range(0, minutes + 1, 2):
+        assert job.state == JobState.PENDING
+        job = observe(job, Missed(job_id="a", code=code), NOW + minute * 60_000, lambda age_ms: 0, LIMITS)
+    assert job.state == JobState.MISSING
 
 
 def test_misses_under_a_clock_that_was_set_back_since_need_no_more_patience() -> None:

@@ -26,6 +26,7 @@ from akool_dagster.polling import (
     ResultsApi,
     run_poll_pass,
 )
+from akool_dagster.sensors import poll_sentence
 from tests.clock import FakeClock
 from tests.scripted_api import Hook, ScriptedApi, job_id, refusal, row
 
@@ -236,12 +237,11 @@ def test_a_call_refused_before_the_key_was_is_due_again_too(ledger: JobLedger, p
 # What passes by itself
 
 
-def test_one_call_in_trouble_does_not_stop_the_others(ledger: JobLedger, poll: Poll, clock: FakeClock) -> None:
-    report = poll(ScriptedApi(ROWS, before=failing(AkoolResponseError("HTTP 418."), 2)))
-
-    assert report.stopped is None
-    assert settled(ledger) == IDS[:4] + IDS[8:]
-    assert due(ledger, clock) == []
+def test_one_call_in_trouble_costs_nobody_an_answer(ledger: JobLedger, poll: Poll) -> None:
+    api = ScriptedApi(ROWS, before=failing(AkoolResponseError("HTTP 418."), 2))
+    assert poll(api).stopped is None
+    assert settled(ledger) == IDS
+    assert api.calls == 3 + 2
 
 
 def test_the_trouble_of_a_pass_of_one_call_is_told(ledger: JobLedger, poll: Poll) -> None:
@@ -251,10 +251,11 @@ def test_the_trouble_of_a_pass_of_one_call_is_told(ledger: JobLedger, poll: Poll
 
 
 def test_an_outage_stops_the_pass_after_a_few_calls(ledger: JobLedger, poll: Poll) -> None:
-    api = ScriptedApi(ROWS, before=failing(AkoolTransientError("HTTP 502.")))
-    report = poll(api, ids_per_request=12)
-    assert api.calls == FAILURES_OF_AN_OUTAGE
-    assert report.stopped == "HTTP 502."
+    for ids_per_request, to_one_id in ((4, 3), (12, 4)):
+        api = ScriptedApi(ROWS, before=failing(AkoolTransientError("HTTP 502.")))
+        report = poll(api, ids_per_request=ids_per_request)
+        assert api.calls == to_one_id + FAILURES_OF_AN_OUTAGE
+        assert report.stopped == "HTTP 502."
     assert settled(ledger) == []
 
 
@@ -267,7 +268,72 @@ def test_trouble_that_passes_at_once_costs_a_few_calls_and_no_answer(ledger: Job
 def test_ids_in_an_outage_come_back_in_two_halves(ledger: JobLedger, poll: Poll, clock: FakeClock) -> None:
     poll(ScriptedApi(ROWS, before=failing(AkoolTransientError("HTTP 500."))), ids_per_request=12)
     waits = [(job.next_poll_at - clock.now_ms()) / 1000 for job in jobs(ledger).values()]
-    assert waits == [30.0] * 6 + [60.0] * 6
+    assert waits == [5.0] * 2 + [30.0] * 5 + [60.0] * 5  # two were asked for alone
+    assert [job.poll_alone for job in jobs(ledger).values()] == [True] * 2 + [False] * 10
+    clock.advance(60)
+    assert poll(ScriptedApi(ROWS), ids_per_request=12).recorded.completed == 12
+
+
+@pytest.mark.parametrize("error", [AkoolTransientError("HTTP 500."), AkoolResponseError("HTTP 400.")])
+@pytest.mark.parametrize("bad", [1, 7, 11])
+def test_ids_that_make_akool_fail_hold_up_the_others_for_a_few_passes_at_most(
+    ledger: JobLedger, poll: Poll, clock: FakeClock, error: AkoolError, bad: int
+) -> None:
+    api = ScriptedApi(ROWS, poison=dict.fromkeys(IDS[:bad], error))
+    for _ in range(6):
+        poll(api, ids_per_request=12)
+        clock.advance(60)
+    assert settled(ledger) == IDS[bad:]
+    for job in list(jobs(ledger).values())[:bad]:
+        assert (job.state, job.poll_alone, job.last_error) == (JobState.PENDING, True, str(error))
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_a_gateway_that_refuses_long_calls_without_a_code_holds_up_nobody(
+    ledger: JobLedger, poll: Poll, most: int
+) -> None:
+    def too_long(number: int, ids: Sequence[str]) -> AkoolError | None:
+        return AkoolResponseError("HTTP 413.") if len(ids) > most else None
+
+    assert poll(ScriptedApi(ROWS, before=too_long), ids_per_request=12).stopped is None
+    assert settled(ledger) == IDS
+
+
+def test_an_id_that_failed_alone_while_nothing_else_was_answered_is_never_abandoned_for_it(
+    ledger: JobLedger, poll: Poll, clock: FakeClock
+) -> None:
+    clock.advance(8 * 86_400)
+    poll(ScriptedApi(ROWS, before=failing(AkoolTransientError("HTTP 500."))), ids_per_request=12)
+    assert {job.state for job in jobs(ledger).values()} == {JobState.PENDING}
+    clock.advance(600)
+    others = {identifier: ROWS[identifier] for identifier in IDS[1:]}
+    poll(ScriptedApi(others, poison={IDS[0]: AkoolTransientError("HTTP 500.")}), ids_per_request=12)
+    assert jobs(ledger)[IDS[0]].state == JobState.ABANDONED  # the others were answered: it is the id
+
+
+def test_an_id_that_akool_returns_again_is_asked_for_with_the_others_again(
+    ledger: JobLedger, poll: Poll, clock: FakeClock
+) -> None:
+    processing = {identifier: row(identifier, 2) for identifier in IDS}
+    poll(ScriptedApi(processing, poison={IDS[3]: AkoolTransientError("HTTP 500.")}), ids_per_request=12)
+    assert [job.job_id for job in jobs(ledger).values() if job.poll_alone] == [IDS[3]]
+    clock.advance(600)
+    poll(ScriptedApi(processing), ids_per_request=12)
+    clock.advance(600)
+    api = ScriptedApi(ROWS)
+    poll(api, ids_per_request=12)
+    assert [len(ids) for ids in api.asked] == [12]
+
+
+def test_a_pass_in_which_akool_returns_nothing_asks_whose_key_it_is(
+    ledger: JobLedger, poll: Poll, clock: FakeClock
+) -> None:
+    whose = "Akool returned none of them: does AKOOL_API_KEY belong to the account that made them?"
+    report = poll(ScriptedApi({}))
+    assert (report.polled, report.not_returned) == (12, 12)
+    assert whose in poll_sentence(report)
+    clock.advance(600)
+    assert whose not in poll_sentence(poll(ScriptedApi({IDS[0]: ROWS[IDS[0]]})))
 
 
 @pytest.mark.parametrize("poisons", [[5], [0, 11], [3, 4, 9]])
