@@ -6,13 +6,18 @@ import logging
 import math
 import random
 import re
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import wait
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
+from requests.utils import select_proxy
 
 from akool_dagster.api.answers import HttpAnswer, judge, uncompressed
 from akool_dagster.api.base_url import DEFAULT_BASE_URL, checked_base_url
@@ -32,6 +37,7 @@ from akool_dagster.api.models import ResultsAnswer, parse_results
 from akool_dagster.api.redaction import redact_text
 from akool_dagster.api.retry import GiveUp, RetryPolicy
 from akool_dagster.api.transport import DeadlineAdapter, reads_within
+from akool_dagster.background import in_background
 from akool_dagster.clock import Clock, Deadline, SystemClock
 from akool_dagster.job_ids import JOB_ID_PATTERN, normalise_id
 
@@ -81,6 +87,7 @@ class AkoolClient:
         self._lock = threading.Lock()
         self._token_lock = threading.Lock()
         self._token: Token | None = None
+        self._looked_up = False
         self._session = session or _pooled_session()
         self._owns_session = session is None
 
@@ -282,6 +289,8 @@ class AkoolClient:
             if self._is_local:  # a proxy would see the key of a plain http call
                 settings["proxies"] = {}
             adapter = self._session.get_adapter(url)
+            if isinstance(adapter, DeadlineAdapter):
+                self._look_up(select_proxy(url, settings["proxies"]) or url, deadline)
             with (
                 reads_within(deadline, self._read_timeout),
                 adapter.send(request, timeout=timeout, **settings) as response,  # type: ignore[arg-type]
@@ -296,6 +305,18 @@ class AkoolClient:
                 f"Akool could not be reached ({type(error).__name__}: {self._conceal(str(error))}). "
                 "Check the network, proxy and AKOOL_BASE_URL if this goes on."
             )
+
+    def _look_up(self, url: str, deadline: Deadline) -> None:
+        """Look a host's name up, once: urllib3 sets no limit to that, and the system's resolver takes its time."""
+        if self._looked_up:
+            return
+        place = urlsplit(url)
+        lookup = in_background(lambda: socket.getaddrinfo(place.hostname, place.port))
+        if not wait([lookup], deadline.remaining()).done:
+            raise TimeoutError(f"the name {place.hostname} was not resolved in time")
+        with suppress(UnicodeError):  # what is no name is for urllib3 to say
+            lookup.result()
+        self._looked_up = True
 
     def _read(self, response: requests.Response, deadline: Deadline) -> HttpAnswer | AkoolError:
         raw = response.raw

@@ -18,6 +18,7 @@ from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, T
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
+from akool_dagster.background import in_background
 from akool_dagster.clock import Deadline
 from akool_dagster.videos.addresses import AddressPolicy, CheckedAddress, host_of
 from akool_dagster.videos.errors import DownloadError, HostTroubleError, RefusedAddressError
@@ -155,23 +156,12 @@ class VideoTransport:
     def call(self, call: Callable[[], _T], seconds: float) -> _T:
         """Return what a call returns that nothing can interrupt, as the resolving of a name; wait only so long.
 
-        The call is made in a thread of its own. When the seconds are over (`TimeoutError`) or after `abort`
-        (`DownloadError`) that thread is left to itself; it ends when the call does and keeps no process alive.
+        When the seconds are over (`TimeoutError`) or after `abort` (`DownloadError`) it is left to itself.
         """
-        future: Future[_T] = Future()
-
-        def work() -> None:
-            with suppress(InvalidStateError):  # nobody waits any more
-                try:
-                    future.set_result(call())
-                except BaseException as error:
-                    future.set_exception(error)
-
-        self._call = future
-        if self.aborted:
-            raise self._interruption()
-        threading.Thread(target=work, name="akool-call", daemon=True).start()
+        self._call = future = in_background(call)
         try:
+            if self.aborted:
+                raise self._interruption()
             if not wait([future], seconds).done:
                 raise TimeoutError
             return future.result()

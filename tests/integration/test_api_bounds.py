@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 import pytest
 
@@ -58,6 +61,38 @@ def test_an_answer_that_drips_anywhere_ends_at_the_deadline(
     server.script = [dripping(clock, *DRIPS[drip])]
     with pytest.raises(AkoolDeadlineError, match=r"Attempt 1 ended with: .*ReadTimeout"):
         connect().results([ID], deadline=Deadline(clock, 45))
+
+
+def test_a_name_that_is_not_resolved_ends_at_the_deadline_and_one_that_is_stays_so(
+    server: ScriptedServer, connect: Connect, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, resolve, asked = threading.Event(), socket.getaddrinfo, 0
+
+    def slow(*where: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        assert answers.wait(60)
+        return resolve(*where)
+
+    client = connect(attempts=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", slow)
+        try:
+            with pytest.raises(AkoolTransientError, match=r"the name 127\.0\.0\.1 was not resolved in time"):
+                client.results([ID], deadline=Deadline(clock, 0.05))
+        finally:
+            answers.set()
+    assert (asked, server.seen) == (1, [])
+    looked_up: list[tuple[Any, ...]] = []
+
+    def noted(*where: Any) -> Any:
+        looked_up.append(where)
+        return resolve(*where)
+
+    monkeypatch.setattr(socket, "getaddrinfo", noted)
+    for _ in range(3):
+        client.results([ID])
+    assert len([where for where in looked_up if len(where) == 2]) == 1  # urllib3 asks with more arguments
 
 
 @pytest.mark.parametrize("drip", DRIPS)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import av
 import dagster as dg
@@ -93,6 +95,39 @@ def test_a_job_tracked_under_a_clock_that_went_ahead_is_shown_and_its_video_is_s
     assert deployment.video(job_id).read_bytes() == deployment.emulator.video_bytes(job_id)
     with deployment.ledger() as ledger:
         assert [job.video_state for job in ledger.iter_jobs("akool")] == ["stored"]
+
+
+def test_a_far_away_event_log_takes_no_more_than_half_of_a_tick_and_everything_lands_all_the_same(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock(int(time.time() * 1000))
+    for name in ("fetch_materializations", "get_run_records"):
+        monkeypatch.setattr(deployment.instance, name, taking(2, clock, getattr(deployment.instance, name)))
+    deployment.rebuild(clock=clock, tick_seconds=45)
+    ids = [days_ago(day) for day in range(1, 7)]
+    for job_id in ids:
+        deployment.emulator.add_job(emulated(job_id))
+    deployment.track(*ids[:5])
+    deployment.tick()  # only polls
+    deployment.track(ids[5])
+    begun = clock.monotonic()
+    tick = deployment.tick()
+    assert clock.monotonic() - begun < 45
+    assert 0 < len(tick.requests) < 10
+    with deployment.ledger() as ledger:
+        assert ledger.counts("akool").states == {"completed": 6}  # there was time to poll the last one
+    deployment.settle(ticks=40)
+    assert sorted(row["_id"] for row in deployment.rows("videos")) == sorted(ids)
+
+
+def taking(seconds: float, clock: FakeClock, question: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a question to Dagster's storage that takes so long."""
+
+    def asked(*args: Any, **options: Any) -> Any:
+        clock.advance(seconds)
+        return question(*args, **options)
+
+    return asked
 
 
 def test_a_materialisation_carries_small_numbers(deployment: Deployment) -> None:
