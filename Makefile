@@ -49,10 +49,10 @@ test: $(STAMP) $(SQLALCHEMY20_STAMP)  ## the ledger's tests on SQLAlchemy 2.0, t
 	  $(BIN)/python -m pytest -n auto $(SQLALCHEMY20_TESTS)
 	$(BIN)/python -m pytest -n auto
 
-nightly: $(STAMP)  ## the searches of `make test`, with many times as many examples: an hour
+nightly: $(STAMP)  ## the searches of `make test`, with many times as many examples: half an hour and more
 	AKOOL_TESTS=nightly $(BIN)/python -m pytest -n auto $(SEARCHES)
 
-chaos: $(STAMP)  ## a real deployment, killed 200 times under faults: half an hour to an hour; LEDGER=postgresql
+chaos: $(STAMP)  ## a real deployment, killed 200 times under faults: a quarter of an hour and more; LEDGER=postgresql
 	@$(BIN)/python -m tests.e2e.chaos --ledger $(LEDGER) --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP)
