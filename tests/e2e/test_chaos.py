@@ -20,7 +20,7 @@ from tests.e2e.chaos.report import report
 API_KEY = "MARKED-SECRET-e2e-0815"
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 """Which fail-points have their turn; another seed takes others."""
-SELDOM_REACHED = {"renew lease", "hold polling", "record failed video", "keep refreshed row"}
+SELDOM_REACHED = {"renew lease", "hold polling", "record failed video", "keep newer URL"}
 TURNS = {Place.TICK: 1, Place.RUN: 1, Place.COMMAND: 1}
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to kill in /proc")
