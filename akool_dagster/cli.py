@@ -59,9 +59,9 @@ def main() -> None:
 def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], again: bool, account: str) -> None:
     """Watch jobs until Akool says how they ended.
 
-    A file has one id a line, ids separated by commas or blanks, CSV with a column _id, or JSON lines with a field
-    _id. Both may give labels in a column or field `labels` (in CSV as JSON text). Ids that are tracked already only
-    gain labels.
+    A file has one id a line, ids separated by commas or blanks, CSV with a column _id (commas, semicolons or tabs),
+    or JSON (lines or an array) with a field _id. CSV and JSON may give labels in a column or field `labels` (in CSV
+    as JSON text). Ids that are tracked already only gain labels.
     """
     if not ids and source is None:
         raise click.UsageError("Give at least one ID, or --from-file PATH (- for standard input).")
@@ -72,6 +72,9 @@ def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], aga
     for name, parsed in given:
         _echo_problems(name, parsed)
     requests = [request for _, parsed in given for request in parsed.requests]
+    refused = sum(len(parsed.problems) for _, parsed in given)
+    if refused and not requests:
+        raise click.ClickException(f"refused: {refused} (see above). Nothing was tracked.")
     with JobLedger.create(ledger_url_from(os.environ)) as ledger:
         report = ledger.track(account, requests, again=again)
         parts = [f"{report.added} new", f"{report.known} tracked already"]
@@ -86,7 +89,6 @@ def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], aga
         if odd:
             click.echo(f"Note: {odd} of the ids are not 24 hex digits, as Akool's are. Is that right?", err=True)
         click.echo(f"{', '.join(parts)}; account {account}, ledger {ledger.shown_url}")
-    refused = sum(len(parsed.problems) for _, parsed in given)
     if refused:
         raise click.ClickException(f"refused: {refused} (see above). The others are tracked.")
 

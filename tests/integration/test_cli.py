@@ -135,6 +135,24 @@ def test_a_refused_id_does_not_stop_the_others_but_fails_the_command(command: Co
     assert result.stdout.startswith("2 new,")
 
 
+def test_a_table_without_its_header_is_refused_before_there_is_a_ledger(command: Command) -> None:
+    result = command("track", "--from-file", "-", stdin=f"ID;status\n{job_id(1)};completed\n")
+    assert result.exit_code == 1
+    assert "-, line 1: the first line, 'ID;status', is a header without a column _id" in result.stderr
+    assert "refused: 1 (see above). Nothing was tracked." in result.stderr
+    assert not (command.home / "akool").exists()
+
+
+def test_what_jobs_prints_as_json_can_be_tracked_again(command: Command) -> None:
+    numbers = range(1, 4)
+    command.record(*(Missed(job_id=job_id(n)) for n in numbers), limits=Limits(misses=1, miss_grace_ms=0))
+    printed = command("jobs", "--json", "--state", "missing").stdout
+    result = command("track", "--from-file", "-", "--again", stdin=printed)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "0 new, 3 tracked already, 3 reopened;" in result.stdout
+    assert list(command.tracked()) == [job_id(n) for n in numbers]
+
+
 def test_nothing_to_track_is_a_usage_error(command: Command) -> None:
     result = command("track")
     assert result.exit_code == 2
