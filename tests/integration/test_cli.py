@@ -183,10 +183,14 @@ def test_accounts_are_kept_apart(command: Command) -> None:
 
 
 def test_an_account_that_cannot_be_a_prefix_is_a_usage_error(command: Command) -> None:
-    for subcommand in ("track", "jobs"):
-        result = command(subcommand, "--account", "a/b")
-        assert result.exit_code == 2
-        assert "letters, digits, '_' and '-'" in result.stderr
+    for arguments in (["track", job_id(1)], ["jobs"], ["ledger", "check"]):
+        for account in ("a/b", "my-team", "../akool", ""):
+            result = command(*arguments, "--account", account)
+            assert result.exit_code == 2
+            shown = " ".join(result.stderr.split())
+            assert f"{account!r} cannot be an account" in shown
+            assert "1 to 64 letters, digits or '_'" in shown
+    assert not (command.home / "akool").exists()
 
 
 def test_a_ledger_that_cannot_be_written_is_an_error_of_one_sentence(command: Command) -> None:
