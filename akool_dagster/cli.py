@@ -23,6 +23,7 @@ from akool_dagster.ledger import Job, JobLedger, JobState
 from akool_dagster.ledger.records import status_label
 from akool_dagster.ledger_commands import ledger_group
 from akool_dagster.settings import ledger_url_from
+from akool_dagster.terminal import printable, read_input, require_output, write_any_text
 from akool_dagster.tracking import TrackInput, parse_track_input
 
 SHOWN_JOBS = 200
@@ -46,6 +47,7 @@ def main() -> None:
 
     The ledger is at AKOOL_LEDGER_URL, or in the folder akool of DAGSTER_HOME.
     """
+    write_any_text()
 
 
 @main.command()
@@ -102,7 +104,7 @@ def _parsed_label(text: str) -> tuple[str, str]:
 
 def _text_of(source: str) -> str:
     try:
-        raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        raw = read_input() if source == "-" else Path(source).read_bytes()
         return raw.decode("utf-8")
     except OSError as error:
         raise click.ClickException(f"Cannot read {source}: {error.strerror}") from error
@@ -122,6 +124,7 @@ def _echo_problems(name: str | None, parsed: TrackInput) -> None:
 @account_option
 def jobs(state: str | None, as_json: bool, account: str) -> None:
     """Show the tracked jobs."""
+    require_output()
     now = SystemClock().now_ms()
     with JobLedger.open(ledger_url_from(os.environ)) as ledger:
         found = ledger.iter_jobs(account, state)
@@ -152,7 +155,7 @@ def _job_cells(job: Job, now: int) -> tuple[str, ...]:
         str(job.polls),
         ("now" if job.next_poll_at <= now else "in " + _span((job.next_poll_at - now) / 1000)) if pending else "",
         job.video_state or "",
-        job.failure_reason or job.last_error or job.video_error or "",
+        printable(job.failure_reason or job.last_error or job.video_error or ""),
     )
 
 
@@ -172,7 +175,7 @@ def _echo_json(found: Iterable[Job]) -> None:
         for name in row:
             if name.endswith(("_at", "_since")) and row[name] is not None:
                 row[name] = _iso(row[name])
-        click.echo(("," if index else "") + "\n" + json.dumps(row, ensure_ascii=False), nl=False)
+        click.echo(("," if index else "") + "\n" + json.dumps(row), nl=False)
     click.echo("\n]")
 
 

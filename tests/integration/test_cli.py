@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -234,6 +235,58 @@ def test_akools_own_words_are_shown_as_they_are(command: Command) -> None:
     shown = " ".join(command("jobs", "--state", "failed").stdout.replace("│", " ").split())
     for words in ("[/bold] The", "[image]", ":smile:"):
         assert words in shown
+
+
+def test_what_a_terminal_would_obey_is_written_out(command: Command) -> None:
+    command.answer(1, 4, error_reason="bad \x1b]0;OWNED\x07 \x1b[2J \u202eface 只")
+    command.record(Unreadable(job_id=job_id(2), error="odd \x1b[31m"))
+    shown = command("jobs").stdout + command("ledger", "check").stdout
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+    words = " ".join(shown.replace("│", " ").split())
+    assert r"bad \x1b]0;OWNED\x07 \x1b[2J \u202eface 只" in words
+    assert words.count(r"odd \x1b[31m") == 2
+
+
+def in_a_shell(command: Command, line: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell in which ``$AKOOL`` is the command."""
+    akool = f"{sys.executable} -c 'from akool_dagster.cli import main; main()'"
+    environment = {**os.environ, "DAGSTER_HOME": str(command.home), **variables}
+    for name in ("AKOOL_STORAGE", "AKOOL_LEDGER_URL"):
+        environment.pop(name, None)
+    return subprocess.run(
+        ["/bin/sh", "-c", line.replace("$AKOOL", akool)],
+        capture_output=True,
+        encoding="ascii",
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_an_encoding_without_akools_letters_is_no_failure(command: Command) -> None:
+    command.answer(1, 4, prompt="\u4e00\u53ea\u8239", error_reason="bad f\u4e00ce")
+    as_json = in_a_shell(command, "$AKOOL jobs --json", PYTHONIOENCODING="cp1252")
+    assert (as_json.returncode, as_json.stderr) == (0, "")
+    assert json.loads(as_json.stdout)[0]["payload"]["prompt"] == "\u4e00\u53ea\u8239"
+    table = in_a_shell(command, "$AKOOL jobs", PYTHONIOENCODING="cp1252")
+    assert (table.returncode, table.stderr) == (0, "")
+    assert r"bad f\u4e00ce" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "closed"),
+    [
+        ("$AKOOL jobs >&-", "output"),
+        ("$AKOOL jobs --json >&-", "output"),
+        ("$AKOOL track --from-file - <&-", "input"),
+    ],
+)
+def test_a_closed_stream_is_named_in_a_sentence(command: Command, line: str, closed: str) -> None:
+    command("track", job_id(1))
+    done = in_a_shell(command, line)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: Standard {closed} is closed: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
