@@ -23,6 +23,7 @@ from akool_dagster.ledger import Job, JobLedger, JobState
 from akool_dagster.ledger.records import status_label
 from akool_dagster.ledger_commands import ledger_group
 from akool_dagster.settings import ledger_url_from
+from akool_dagster.terminal import printable, read_input, require_output, write_any_text
 from akool_dagster.tracking import TrackInput, parse_track_input
 
 SHOWN_JOBS = 200
@@ -46,6 +47,7 @@ def main() -> None:
 
     The ledger is at AKOOL_LEDGER_URL, or in the folder akool of DAGSTER_HOME.
     """
+    write_any_text()
 
 
 @main.command()
@@ -59,9 +61,9 @@ def main() -> None:
 def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], again: bool, account: str) -> None:
     """Watch jobs until Akool says how they ended.
 
-    A file has one id a line, ids separated by commas or blanks, CSV with a column _id, or JSON lines with a field
-    _id. Both may give labels in a column or field `labels` (in CSV as JSON text). Ids that are tracked already only
-    gain labels.
+    A file has one id a line, ids separated by commas or blanks, CSV with a column _id (commas, semicolons or tabs),
+    or JSON (lines or an array) with a field _id. CSV and JSON may give labels in a column or field `labels` (in CSV
+    as JSON text). Ids that are tracked already only gain labels.
     """
     if not ids and source is None:
         raise click.UsageError("Give at least one ID, or --from-file PATH (- for standard input).")
@@ -72,6 +74,9 @@ def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], aga
     for name, parsed in given:
         _echo_problems(name, parsed)
     requests = [request for _, parsed in given for request in parsed.requests]
+    refused = sum(len(parsed.problems) for _, parsed in given)
+    if refused and not requests:
+        raise click.ClickException(f"refused: {refused} (see above). Nothing was tracked.")
     with JobLedger.create(ledger_url_from(os.environ)) as ledger:
         report = ledger.track(account, requests, again=again)
         parts = [f"{report.added} new", f"{report.known} tracked already"]
@@ -86,7 +91,6 @@ def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], aga
         if odd:
             click.echo(f"Note: {odd} of the ids are not 24 hex digits, as Akool's are. Is that right?", err=True)
         click.echo(f"{', '.join(parts)}; account {account}, ledger {ledger.shown_url}")
-    refused = sum(len(parsed.problems) for _, parsed in given)
     if refused:
         raise click.ClickException(f"refused: {refused} (see above). The others are tracked.")
 
@@ -100,7 +104,7 @@ def _parsed_label(text: str) -> tuple[str, str]:
 
 def _text_of(source: str) -> str:
     try:
-        raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        raw = read_input() if source == "-" else Path(source).read_bytes()
         return raw.decode("utf-8")
     except OSError as error:
         raise click.ClickException(f"Cannot read {source}: {error.strerror}") from error
@@ -120,6 +124,7 @@ def _echo_problems(name: str | None, parsed: TrackInput) -> None:
 @account_option
 def jobs(state: str | None, as_json: bool, account: str) -> None:
     """Show the tracked jobs."""
+    require_output()
     now = SystemClock().now_ms()
     with JobLedger.open(ledger_url_from(os.environ)) as ledger:
         found = ledger.iter_jobs(account, state)
@@ -150,7 +155,7 @@ def _job_cells(job: Job, now: int) -> tuple[str, ...]:
         str(job.polls),
         ("now" if job.next_poll_at <= now else "in " + _span((job.next_poll_at - now) / 1000)) if pending else "",
         job.video_state or "",
-        job.failure_reason or job.last_error or job.video_error or "",
+        printable(job.failure_reason or job.last_error or job.video_error or ""),
     )
 
 
@@ -170,7 +175,7 @@ def _echo_json(found: Iterable[Job]) -> None:
         for name in row:
             if name.endswith(("_at", "_since")) and row[name] is not None:
                 row[name] = _iso(row[name])
-        click.echo(("," if index else "") + "\n" + json.dumps(row, ensure_ascii=False), nl=False)
+        click.echo(("," if index else "") + "\n" + json.dumps(row), nl=False)
     click.echo("\n]")
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import click
 
-from akool_dagster.job_ids import JOB_ID_PATTERN
+from akool_dagster.accounts import InvalidAccountError, check_account
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -20,6 +20,8 @@ def account_option(command: _Command) -> _Command:
 
 
 def _checked_account(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not JOB_ID_PATTERN.fullmatch(value):
-        raise click.BadParameter("letters, digits, '_' and '-', at most 64")
+    try:
+        check_account(value)
+    except InvalidAccountError as error:
+        raise click.BadParameter(str(error)) from None
     return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
@@ -11,6 +11,7 @@ import dagster as dg
 from dagster_shared.libraries import DagsterLibraryRegistry
 
 from akool_dagster import __version__
+from akool_dagster.accounts import check_account
 from akool_dagster.assets import AccountNames, build_jobs_asset, build_tables_asset, build_videos_asset
 from akool_dagster.clock import Clock
 from akool_dagster.io_manager import ParquetIOManager
@@ -75,8 +76,7 @@ def build_akool_definitions(
     Raises:
         ValueError: for a prefix, table, granularity or number that cannot work.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", prefix):
-        raise ValueError(f"The prefix {prefix!r} becomes part of Dagster's names: use letters, digits and '_'.")
+    check_account(prefix)
     names = AccountNames(prefix=prefix)
     grid = PartitionGrid(
         Granularity(granularity), datetime(start_date.year, start_date.month, start_date.day, tzinfo=UTC)
@@ -84,8 +84,15 @@ def build_akool_definitions(
     chosen = _chosen_tables(tables)
     if not chosen and not videos:
         raise ValueError("Nothing to land: give at least one table, or videos=True.")
-    if ids_per_request < 1 or not 0 < tick_seconds <= 55:
-        raise ValueError("ids_per_request must be at least 1, and tick_seconds above 0 and at most 55.")
+    if not isinstance(ids_per_request, int) or ids_per_request < 1 or not 0 < tick_seconds <= 55:
+        raise ValueError("ids_per_request must be at least 1 and whole, and tick_seconds above 0 and at most 55.")
+    for name, seconds in {
+        "minimum_interval_seconds": minimum_interval_seconds,
+        "landing_interval_seconds": landing_interval_seconds,
+        "run_start_seconds": run_start_seconds,
+    }.items():
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise ValueError(f"{name} is {seconds}: it must be a number of seconds, and not below 0.")
 
     partitions_def = partitions_for(grid)
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [build_jobs_asset(names)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -36,8 +36,9 @@ TABLE_METADATA = "akool/table"
 class ParquetIOManager(dg.ConfigurableIOManager):
     """Writes DataFrames and Arrow tables to ``<storage_root>/<asset key>/<partition>.parquet``, whole or not at all.
 
-    An asset without partitions goes to ``<storage_root>/<asset key>.parquet``. Loads a pandas DataFrame with
-    Arrow-backed types (NumPy has no exact 64-bit integer with nulls), or a ``pyarrow.Table`` where the input is
+    An asset without partitions goes to ``<storage_root>/<asset key>.parquet``. The index of a DataFrame becomes
+    columns, unless it only counts rows: has no name and is of integers, as after filtering. Loads a pandas DataFrame
+    with Arrow-backed types (NumPy has no exact 64-bit integer with nulls), or a ``pyarrow.Table`` where the input is
     annotated so; several partitions are put one after the other. Tables of this package keep their own schema, and
     are not replaced by an older ledger's (see `akool_dagster.ownership`).
     """
@@ -124,9 +125,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             parse_parquet(root, path, content) for path in paths if (content := root.read_if_there(path)) is not None
         ]
         if tables:
-            return pa.concat_tables(
-                [table.replace_schema_metadata(None) for table in tables], promote_options="default"
-            )
+            return _joined([table.replace_schema_metadata(None) for table in tables], context.asset_key)
         upstream = context.upstream_output
         schema = _own_schema(upstream.definition_metadata if upstream is not None else None)
         if schema is None or len(keys) == 1:
@@ -171,15 +170,36 @@ def _own_schema(definition_metadata: Mapping[str, Any] | None) -> pa.Schema | No
 
 def _arrow_table(obj: pd.DataFrame | pa.Table, schema: pa.Schema | None) -> pa.Table:
     if isinstance(obj, pd.DataFrame):
-        return pa.Table.from_pandas(obj, schema=schema, preserve_index=False).replace_schema_metadata(
-            None if schema is None else schema.metadata
-        )
+        try:
+            if schema is None and not _only_counts(obj.index):
+                obj = obj.reset_index()
+            table = pa.Table.from_pandas(obj, schema=schema, preserve_index=False)
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            raise StorageError(
+                f"This DataFrame cannot be stored as a table: {error}. Each column, the index included, needs a name "
+                "of its own and values of one type that Arrow has."
+            ) from error
+        return table.replace_schema_metadata(None if schema is None else schema.metadata)
     if not isinstance(obj, pa.Table):
         raise StorageError(
             f"This IO manager stores pandas DataFrames and pyarrow Tables, not {type(obj).__name__}. Return one of "
             "those, or give the asset another IO manager; reading an input does not need this one."
         )
     return obj if schema is None else obj.cast(schema)
+
+
+def _only_counts(index: pd.Index) -> bool:
+    return index.nlevels == 1 and index.name is None and pd.api.types.is_integer_dtype(index.dtype)
+
+
+def _joined(tables: Sequence[pa.Table], asset_key: dg.AssetKey) -> pa.Table:
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise StorageError(
+            f"The partitions of {asset_key.to_user_string()} do not go into one table: {error}. Materialize them with "
+            "the same type in each column, or depend on fewer of them."
+        ) from error
 
 
 def _stamp(output_metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from akool_dagster.operations.restore import RestoreReport, key_window, restore
 from akool_dagster.ownership import ledger_command
 from akool_dagster.settings import ledger_url_from, settings_from
 from akool_dagster.storage import StorageRoot
+from akool_dagster.terminal import printable
 
 SHOWN_FINDINGS = 50
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
@@ -51,7 +52,7 @@ def check_command(files: bool, as_json: bool, account: str) -> None:
     settings = settings_from(os.environ)
     report = check(settings.ledger_url, StorageRoot(settings.storage_root), account, clock=SystemClock(), files=files)
     if as_json:
-        click.echo(json.dumps({"ok": report.ok, **asdict(report)}, ensure_ascii=False, indent=1))
+        click.echo(json.dumps({"ok": report.ok, **asdict(report)}, indent=1))
     else:
         _echo_check(report)
     _exit(report.ok)
@@ -220,7 +221,7 @@ def _opened(account: str) -> Iterator[tuple[JobLedger, StorageRoot]]:
 def _echo_findings(findings: Sequence[Finding]) -> None:
     for finding in findings[:SHOWN_FINDINGS]:
         mark = "PROBLEM" if finding.level == Level.PROBLEM else "Notice"
-        click.echo(f"{mark} ({finding.about}): {finding.what}\n    {finding.todo}")
+        click.echo(f"{mark} ({finding.about}): {printable(finding.what)}\n    {finding.todo}")
     if len(findings) > SHOWN_FINDINGS:
         click.echo(f"... and {len(findings) - SHOWN_FINDINGS} more.")
 

@@ -348,6 +348,12 @@ def refuse_credentials(url: str) -> None:
 def _refuse_relative_root(url: str) -> None:
     if not url.strip() or "\0" in url:
         raise StorageError("The storage root is empty. Give an absolute path or an fsspec URL such as s3://bucket/x.")
+    # Of "/data/a::b" fsspec would take "/data/a". In brackets it is an IPv6 address.
+    if "::" in re.sub(r"\[[0-9A-Fa-f:.]+\]", "", url):
+        raise StorageError(
+            "The storage root has '::' in it, which chains file systems in fsspec: that is not supported. Give one "
+            "absolute path, or one URL such as s3://bucket/x."
+        )
     scheme, separator, rest = url.partition("://")
     if separator and scheme not in ("file", "local"):
         return

@@ -37,6 +37,8 @@ def parse_ledger_url(url: str) -> sa.URL:
     A SQLite file needs an absolute path: the daemon, the runs and the command line have different working
     directories, and each would make a ledger of its own.
     """
+    if "\0" in url or "%00" in url:
+        raise LedgerUrlError("The ledger URL has a NUL character in it, which no path or name can have. Leave it out.")
     parsed = _read_url(url)
     if parsed is None:  # raised out here, for an error that quotes a part of the URL would stay on as the context
         path = Path(url).expanduser()
@@ -47,9 +49,11 @@ def parse_ledger_url(url: str) -> sa.URL:
             else "The ledger URL is not a SQLAlchemy URL. Write sqlite:////absolute/path/ledger.sqlite or "
             "postgresql://user:password@host:5432/database"
         )
-    backend = parsed.drivername.partition("+")[0]
+    backend, _, driver = parsed.drivername.partition("+")
     if backend == "sqlite":
         database = parsed.database or ""
+        if driver not in ("", "pysqlite"):
+            raise LedgerUrlError(f"A ledger in SQLite needs no driver such as {driver!r}. Write sqlite:///{database}")
         if not database or database == ":memory:":
             raise LedgerUrlError(
                 "An in-memory ledger would be forgotten between ticks. Write sqlite:////absolute/path/ledger.sqlite"
@@ -87,23 +91,33 @@ class Database:
         self.insert: Insert = sqlite.insert if self.is_sqlite else postgresql.insert
         self._busy_timeout = busy_timeout
         self._answer_timeout = answer_timeout
+        engine = self._new_engine()
+        if engine is None:  # raised out here, for the error would quote a part of the URL
+            raise LedgerUrlError(
+                f"An option in the query of the ledger URL has a value that it cannot have. Write {self.shown}"
+            )
+        self.engine = engine
+        if self.is_sqlite:
+            sa.event.listen(self.engine, "connect", _set_up_sqlite_connection)
+            sa.event.listen(self.engine, "begin", _begin_sqlite_transaction)
+        else:
+            sa.event.listen(self.engine, "do_connect", postgres.connect_watched)
+
+    def _new_engine(self) -> sa.Engine | None:
         try:
-            self.engine = sa.create_engine(
+            return sa.create_engine(
                 self.url,
-                connect_args={"timeout": busy_timeout} if self.is_sqlite else postgres.connect_options(self.url),
+                connect_args={"timeout": self._busy_timeout} if self.is_sqlite else postgres.connect_options(self.url),
                 hide_parameters=True,
-                pool_timeout=busy_timeout,
+                pool_timeout=self._busy_timeout,
                 **({} if self.is_sqlite else {"use_native_hstore": False}),  # one question less to a new connection
             )
         except ModuleNotFoundError as error:
             raise LedgerUrlError(
                 f"The ledger URL needs the module {error.name!r}: pip install 'akool-dagster[postgres]'"
             ) from error
-        if self.is_sqlite:
-            sa.event.listen(self.engine, "connect", _set_up_sqlite_connection)
-            sa.event.listen(self.engine, "begin", _begin_sqlite_transaction)
-        else:
-            sa.event.listen(self.engine, "do_connect", postgres.connect_watched)
+        except ValueError:  # an option of the query that is no number, or neither true nor false
+            return None
 
     @property
     def shown(self) -> str:

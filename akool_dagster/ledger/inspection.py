@@ -96,6 +96,16 @@ class Inspection:
             video_revision=max((row.video_revision for row in rows), default=0),
         )
 
+    def elsewhere(self, job_ids: Collection[str], start: int, end: int) -> dict[str, int]:
+        """Return the ``partition_at`` of those of a few hundred jobs for which it is not within the stretch of time."""
+        query = sa.select(jobs.c.job_id, jobs.c.partition_at).where(
+            jobs.c.account == self._account,
+            jobs.c.job_id.in_(job_ids),
+            (jobs.c.partition_at < start) | (jobs.c.partition_at >= end),
+        )
+        with self._database.read() as connection:
+            return {row.job_id: row.partition_at for row in connection.execute(query)}
+
     def groups(self, now: int, overdue_ms: int, expiry_ms: int) -> dict[Concern, JobGroup]:
         """Return the jobs that wait for something, by what for. Those without any are left out.
 

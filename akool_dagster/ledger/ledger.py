@@ -11,6 +11,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
+from akool_dagster.accounts import check_account
 from akool_dagster.clock import Clock, SystemClock
 from akool_dagster.ledger.database import HOW_TO_CREATE, Database
 from akool_dagster.ledger.errors import LedgerMissingError
@@ -174,8 +175,10 @@ class JobLedger:
         """Watch these ids from now on. Idempotent: a known id only gains labels.
 
         With ``again``, missing and abandoned jobs are polled anew, and lost videos are tried once more. All ids and
-        labels are checked before anything is written; raises `InvalidJobError` for the first bad one.
+        labels are checked before anything is written; raises `InvalidJobError` for the first bad one, and
+        `InvalidAccountError` for an account that no deployment can have.
         """
+        check_account(account)
         labels_by_id: dict[str, dict[str, str]] = {}
         total = 0
         for request in requests:

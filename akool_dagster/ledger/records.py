@@ -77,7 +77,10 @@ class Job:
     account: str
     job_id: str
     partition_at: int
-    """The moment that decides the partition: fixed once, when the job is first tracked."""
+    """The moment that decides the partition: fixed when the job is first tracked.
+
+    Only restoring from tables changes it, for a job that landed elsewhere before its ledger was lost.
+    """
     tracked_at: int
     watched_since: int
     """When the job was tracked or last reopened: the give-up age counts from here."""

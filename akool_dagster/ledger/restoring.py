@@ -18,6 +18,7 @@ from akool_dagster.ledger.rows import (
     chunks,
     json_text,
     locked_jobs,
+    lower_hours,
     next_revision,
     raise_hours,
     update_jobs,
@@ -32,7 +33,7 @@ class Outcome(StrEnum):
     ADDED = "added"  # the ledger did not know it
     SETTLED = "settled"  # the ledger did not know its end
     FILLED = "filled"  # its payload had been pruned
-    UPDATED = "updated"  # its video's state, its labels or the times it was first seen
+    UPDATED = "updated"  # its video's state, its labels, its partition or the times it was first seen
     UNCHANGED = "unchanged"  # the ledger knew as much, or more
 
 
@@ -46,6 +47,9 @@ class FoundJob:
     """Whether its payload was made of a row of ``results``, the one table that has all that Akool sent."""
     lacks_row: bool = False
     """Whether a table shows its end, but none its full row: it is pending, for Akool to be asked again."""
+    window: tuple[int, int] | None = None
+    """The first millisecond of the partition that it landed in, and of the next; a job that the ledger has elsewhere
+    moves there. None: it stays where the ledger has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,11 @@ class Restoring:
         moved = [(move.before, _stamped(move.after, revision)) for move in stamping]
         filled = [(move.before, move.after) for move in moves if move.outcome == Outcome.FILLED]
         update_jobs(connection, self._account, [*moved, *filled])
+        lower_hours(
+            connection,
+            self._account,
+            [before.partition_at for before, after in moved if before.partition_at != after.partition_at],
+        )
         landing_anew = [*(job for job in stamped if job.job_id in added), *(after for _, after in moved)]
         if landing_anew:
             raise_hours(self._database, connection, self._account, landing_anew)
@@ -168,12 +177,15 @@ class _Move:
 def brought_up(known: Job, found: FoundJob) -> Job:
     """Return a known job with what the tables know beyond it. Nothing ever moves back.
 
-    Labels of both are kept; where they differ, those of the newer state win.
+    Labels of both are kept; where they differ, those of the newer state win. A job that landed in another partition
+    than the ledger has it in moves there: it would be in two.
     """
     told, newer = found.job, found.revision > known.revision
     ours, theirs = json.loads(known.labels), json.loads(told.labels)
     labels = ours | theirs if newer else theirs | ours
     after = known if labels == ours else replace(known, labels=json_text(labels))
+    if found.window is not None and not found.window[0] <= known.partition_at < found.window[1]:
+        after = replace(after, partition_at=told.partition_at)
     if known.state not in FINAL_STATES:
         return _unsettled_brought_up(after, found, newer)
     if told.state != known.state:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 from itertools import islice
@@ -21,9 +21,7 @@ CHUNK = 500
 
 JOB_COLUMNS = [jobs.c[field.name] for field in fields(Job)]
 MUTABLE_FIELDS = [
-    name
-    for name in (field.name for field in fields(Job))
-    if name not in {"account", "job_id", "partition_at", "tracked_at"}
+    name for name in (field.name for field in fields(Job)) if name not in {"account", "job_id", "tracked_at"}
 ]
 
 _Item = TypeVar("_Item")
@@ -167,6 +165,22 @@ def raise_hours(database: Database, connection: sa.Connection, account: str, cha
         for hour_at, (head, video_head) in sorted(highest.items())
     ]
     connection.execute(_raised_hours(database.insert), rows)
+
+
+def lower_hours(connection: sa.Connection, account: str, left: Collection[int]) -> None:
+    """Set the heads of the hours that jobs were taken out of, at these moments, to the highest of those still there.
+
+    Whoever raises a head holds the ledger's counter until it commits: call this with the counter taken.
+    """
+    for hour_at in sorted({at - at % HOUR_MS for at in left}):
+        there = (jobs.c.account == account, jobs.c.partition_at >= hour_at, jobs.c.partition_at < hour_at + HOUR_MS)
+        query = sa.select(sa.func.max(jobs.c.head), sa.func.max(jobs.c.video_head)).where(*there)
+        head, video_head = connection.execute(query).one()
+        this_hour = (hours.c.account == account, hours.c.hour_at == hour_at)
+        if head or video_head:
+            connection.execute(sa.update(hours).where(*this_hour).values(head=head, video_head=video_head))
+        else:
+            connection.execute(sa.delete(hours).where(*this_hour))
 
 
 @lru_cache(maxsize=2)

@@ -88,6 +88,7 @@ def found_job(account: str, job_id: str, landed: LandedRow, used: Collection[str
         revision=max(landed.revisions[table] for table in landed.rows),
         is_whole=RESULTS.name in landed.rows,
         lacks_row=lacks_row,
+        window=(landed.start, landed.end),
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from akool_dagster.clock import Clock
-from akool_dagster.landed_files import TableFile, described, read_parquet, table_files
+from akool_dagster.landed_files import TableFile, described, landed_file, read_parquet, table_files
 from akool_dagster.landing import partition_window
 from akool_dagster.ledger import InvalidJobError, JobLedger
 from akool_dagster.ledger.inspection import PartitionFacts
@@ -77,12 +77,23 @@ class _Landed:
 
 
 class _Restoration:
-    def __init__(self, ledger: JobLedger, root: StorageRoot, account: str, clock: Clock, *, dry_run: bool) -> None:
+    def __init__(
+        self,
+        ledger: JobLedger,
+        root: StorageRoot,
+        account: str,
+        clock: Clock,
+        files: Sequence[TableFile],
+        *,
+        dry_run: bool,
+    ) -> None:
         self._ledger = ledger
         self._root = root
         self._account = account
         self._clock = clock
+        self._files = files
         self._dry_run = dry_run
+        self._ids_of: dict[str, frozenset[str] | None] = {}
         self.restored = Restored()
         self.files = 0
         self.met: set[str] = set()
@@ -99,11 +110,15 @@ class _Restoration:
         unreadable = {file.table for file in files} - landed.keys()
         ids = sorted(set().union(*(table.index for table in landed.values())))
         left_out: list[str] = []
+        twice: list[str] = []
         restoring = self._ledger.restoring(self._account)
         if not self._dry_run:
             restoring.count_on_from(max(table.file.revision for table in landed.values()))
         for chunk in chunks(ids):
             found = list(self._found(chunk, landed, (start, end), used, unreadable, left_out))
+            staying = self._also_elsewhere(chunk, start, end)
+            twice += sorted(staying)
+            found = [replace(one, window=None) if one.job.job_id in staying else one for one in found]
             self.restored += restoring.restore(found, dry_run=self._dry_run)
         # What the ledger knows to have ended needs no row.
         left_out = [job_id for job_id in left_out if facts.states.get(job_id) not in FINAL_STATES]
@@ -115,6 +130,16 @@ class _Restoration:
                     f"{named(left_out)}. They were left out.",
                     todo="Bring that file back from a backup, or move it away (Akool is then asked again), and restore "
                     "once more.",
+                )
+            )
+        if twice:
+            self.findings.append(
+                Finding(
+                    about="tables",
+                    what=f"{len(twice)} jobs of {files[0].key} have landed in another partition too, or may have: "
+                    f"{named(twice)}. They stay in that one, where the ledger has them.",
+                    todo=f"Move the files of {files[0].key} away, out of every table that has one: what else is in "
+                    "them is in the ledger now. Then restore once more, and materialize that partition.",
                 )
             )
         if not self._dry_run:
@@ -174,6 +199,24 @@ class _Restoration:
                     )
                 )
 
+    def _also_elsewhere(self, job_ids: Sequence[str], start: int, end: int) -> set[str]:
+        """Return those that the ledger has in another partition where a file shows them too, or cannot be read."""
+        found = set()
+        for job_id, at in self._ledger.inspection(self._account).elsewhere(job_ids, start, end).items():
+            files = (file for file in self._files if file.start <= at < file.end)
+            if any((ids := self._ids(file)) is None or job_id in ids for file in files):
+                found.add(job_id)
+        return found
+
+    def _ids(self, file: TableFile) -> frozenset[str] | None:
+        """Return the ids in a file; None when it cannot be read."""
+        if file.relative not in self._ids_of:
+            try:
+                self._ids_of[file.relative] = frozenset(landed_file(self._root, file.relative).job_ids)
+            except StorageError:
+                self._ids_of[file.relative] = None
+        return self._ids_of[file.relative]
+
     def report_without_payload(self, windows: Sequence[tuple[int, int]]) -> None:
         """Report the pruned jobs of these stretches of time (none: of all) that no table gave their payload back."""
         pruning = self._ledger.pruning(self._account)
@@ -226,7 +269,7 @@ def restore(
     for file in files:
         if not wanted or file.key in wanted:
             by_key[file.key].append(file)
-    work = _Restoration(ledger, root, account, clock, dry_run=dry_run)
+    work = _Restoration(ledger, root, account, clock, files, dry_run=dry_run)
     work.findings += _without_file(root, account, files, wanted)
     for number, (key, group) in enumerate(by_key.items(), start=1):
         work.partition(group, used)

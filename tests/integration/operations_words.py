@@ -52,8 +52,10 @@ def notices(report: CheckReport) -> str:
     return " ".join(finding.what for finding in report.findings if finding.level == Level.NOTICE)
 
 
-def restored(ledger: JobLedger, root: StorageRoot, clock: FakeClock, *, foreign: bool = False) -> RestoreReport:
-    return restore(ledger, root, ACCOUNT, clock=clock, foreign=foreign)
+def restored(
+    ledger: JobLedger, root: StorageRoot, clock: FakeClock, *, foreign: bool = False, dry_run: bool = False
+) -> RestoreReport:
+    return restore(ledger, root, ACCOUNT, clock=clock, foreign=foreign, dry_run=dry_run)
 
 
 def adopted(ledger: JobLedger, root: StorageRoot) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -135,6 +136,24 @@ def test_a_refused_id_does_not_stop_the_others_but_fails_the_command(command: Co
     assert result.stdout.startswith("2 new,")
 
 
+def test_a_table_without_its_header_is_refused_before_there_is_a_ledger(command: Command) -> None:
+    result = command("track", "--from-file", "-", stdin=f"ID;status\n{job_id(1)};completed\n")
+    assert result.exit_code == 1
+    assert "-, line 1: the first line, 'ID;status', is a header without a column _id" in result.stderr
+    assert "refused: 1 (see above). Nothing was tracked." in result.stderr
+    assert not (command.home / "akool").exists()
+
+
+def test_what_jobs_prints_as_json_can_be_tracked_again(command: Command) -> None:
+    numbers = range(1, 4)
+    command.record(*(Missed(job_id=job_id(n)) for n in numbers), limits=Limits(misses=1, miss_grace_ms=0))
+    printed = command("jobs", "--json", "--state", "missing").stdout
+    result = command("track", "--from-file", "-", "--again", stdin=printed)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "0 new, 3 tracked already, 3 reopened;" in result.stdout
+    assert list(command.tracked()) == [job_id(n) for n in numbers]
+
+
 def test_nothing_to_track_is_a_usage_error(command: Command) -> None:
     result = command("track")
     assert result.exit_code == 2
@@ -165,10 +184,14 @@ def test_accounts_are_kept_apart(command: Command) -> None:
 
 
 def test_an_account_that_cannot_be_a_prefix_is_a_usage_error(command: Command) -> None:
-    for subcommand in ("track", "jobs"):
-        result = command(subcommand, "--account", "a/b")
-        assert result.exit_code == 2
-        assert "letters, digits, '_' and '-'" in result.stderr
+    for arguments in (["track", job_id(1)], ["jobs"], ["ledger", "check"]):
+        for account in ("a/b", "my-team", "../akool", ""):
+            result = command(*arguments, "--account", account)
+            assert result.exit_code == 2
+            shown = " ".join(result.stderr.split())
+            assert f"{account!r} cannot be an account" in shown
+            assert "1 to 64 letters, digits or '_'" in shown
+    assert not (command.home / "akool").exists()
 
 
 def test_a_ledger_that_cannot_be_written_is_an_error_of_one_sentence(command: Command) -> None:
@@ -212,6 +235,58 @@ def test_akools_own_words_are_shown_as_they_are(command: Command) -> None:
     shown = " ".join(command("jobs", "--state", "failed").stdout.replace("│", " ").split())
     for words in ("[/bold] The", "[image]", ":smile:"):
         assert words in shown
+
+
+def test_what_a_terminal_would_obey_is_written_out(command: Command) -> None:
+    command.answer(1, 4, error_reason="bad \x1b]0;OWNED\x07 \x1b[2J \u202eface 只")
+    command.record(Unreadable(job_id=job_id(2), error="odd \x1b[31m"))
+    shown = command("jobs").stdout + command("ledger", "check").stdout
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+    words = " ".join(shown.replace("│", " ").split())
+    assert r"bad \x1b]0;OWNED\x07 \x1b[2J \u202eface 只" in words
+    assert words.count(r"odd \x1b[31m") == 2
+
+
+def in_a_shell(command: Command, line: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell in which ``$AKOOL`` is the command."""
+    akool = f"{sys.executable} -c 'from akool_dagster.cli import main; main()'"
+    environment = {**os.environ, "DAGSTER_HOME": str(command.home), **variables}
+    for name in ("AKOOL_STORAGE", "AKOOL_LEDGER_URL"):
+        environment.pop(name, None)
+    return subprocess.run(
+        ["/bin/sh", "-c", line.replace("$AKOOL", akool)],
+        capture_output=True,
+        encoding="ascii",
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_an_encoding_without_akools_letters_is_no_failure(command: Command) -> None:
+    command.answer(1, 4, prompt="\u4e00\u53ea\u8239", error_reason="bad f\u4e00ce")
+    as_json = in_a_shell(command, "$AKOOL jobs --json", PYTHONIOENCODING="cp1252")
+    assert (as_json.returncode, as_json.stderr) == (0, "")
+    assert json.loads(as_json.stdout)[0]["payload"]["prompt"] == "\u4e00\u53ea\u8239"
+    table = in_a_shell(command, "$AKOOL jobs", PYTHONIOENCODING="cp1252")
+    assert (table.returncode, table.stderr) == (0, "")
+    assert r"bad f\u4e00ce" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "closed"),
+    [
+        ("$AKOOL jobs >&-", "output"),
+        ("$AKOOL jobs --json >&-", "output"),
+        ("$AKOOL track --from-file - <&-", "input"),
+    ],
+)
+def test_a_closed_stream_is_named_in_a_sentence(command: Command, line: str, closed: str) -> None:
+    command("track", job_id(1))
+    done = in_a_shell(command, line)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: Standard {closed} is closed: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

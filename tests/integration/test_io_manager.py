@@ -6,6 +6,7 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from akool_dagster import TABLES, ParquetIOManager
 from akool_dagster.io_manager import TABLE_METADATA
@@ -148,6 +149,90 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(instance: dg.DagsterIns
     assert not run(instance, root, [unwritable], "sales", "2026-03-01").success
     assert [path.name for path in (root / "sales").iterdir()] == ["2026-03-01.parquet"]
     assert (root / "sales/2026-03-01.parquet").read_bytes() == before
+
+
+def stored(instance: dg.DagsterInstance, root: Path, frame: pd.DataFrame) -> dg.ExecuteInProcessResult:
+    @dg.asset
+    def mine() -> pd.DataFrame:
+        return frame
+
+    return run(instance, root, [mine], "mine")
+
+
+CREDITS = pd.DataFrame({"model": ["a", "a", "b"], "size": ["x", "y", "x"], "credits": [20.0, 30.0, 5.0]})
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (CREDITS.groupby("model")[["credits"]].sum(), {"model": ["a", "b"], "credits": [50.0, 5.0]}),
+        (CREDITS.set_index(["model", "size"])[:1], {"model": ["a"], "size": ["x"], "credits": [20.0]}),
+        (pd.DataFrame({"n": [1]}, index=["total"]), {"index": ["total"], "n": [1]}),
+        (pd.DataFrame({"n": [1]}, index=pd.RangeIndex(7, 8, name="row")), {"row": [7], "n": [1]}),
+        (pd.DataFrame({"n": [1, 2]}), {"n": [1, 2]}),
+        (CREDITS[CREDITS["credits"] != 30.0][["credits"]], {"credits": [20.0, 5.0]}),  # rows 0 and 2
+    ],
+)
+def test_an_index_is_stored_as_columns_unless_it_only_counts_rows(
+    instance: dg.DagsterInstance, tmp_path: Path, frame: pd.DataFrame, expected: dict[str, Any]
+) -> None:
+    columns = list(frame.columns)
+    assert stored(instance, tmp_path, frame).success
+    assert pq.read_table(tmp_path / "mine.parquet").to_pydict() == expected
+    assert list(frame.columns) == columns  # what the asset returned is not changed
+
+
+@pytest.mark.parametrize(
+    ("frame", "why"),
+    [
+        (CREDITS.set_index("model", drop=False), "already exists"),
+        (pd.DataFrame([[1, 2]], columns=["x", "x"]), "Duplicate column names"),
+        (pd.DataFrame({"mixed": [1, "a"]}), "column mixed"),
+        (pd.DataFrame({"complex": [1j]}), "column complex"),
+    ],
+)
+def test_a_frame_that_is_no_table_is_refused_in_a_sentence(
+    instance: dg.DagsterInstance, tmp_path: Path, frame: pd.DataFrame, why: str
+) -> None:
+    result = stored(instance, tmp_path, frame)
+    (failed,) = (event for event in result.all_events if event.is_step_failure)
+    error = failed.step_failure_data.error
+    assert error is not None
+    assert "Failure: This DataFrame cannot be stored as a table: " in error.message
+    assert why in error.message
+    assert not (tmp_path / "mine.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("days", "together"),
+    [
+        ({"2026-03-01": [1, 2], "2026-03-02": [1.5]}, [1.0, 2.0, 1.5]),
+        ({"2026-03-01": [None], "2026-03-02": ["x"]}, [None, "x"]),
+        ({"2026-03-01": [1], "2026-03-02": ["x"]}, None),
+    ],
+)
+def test_partitions_with_different_types_are_read_as_one_table_or_refused_in_a_sentence(
+    instance: dg.DagsterInstance, tmp_path: Path, days: dict[str, list[Any]], together: list[Any] | None
+) -> None:
+    seen: list[pa.Table] = []
+
+    @dg.asset(partitions_def=DAYS)
+    def mine(context: dg.AssetExecutionContext) -> pd.DataFrame:
+        return pd.DataFrame({"n": days[context.partition_key]})
+
+    @dg.asset
+    def all_days(mine: pa.Table) -> None:
+        seen.append(mine)
+
+    for day in days:
+        assert run(instance, tmp_path, [mine], "mine", day).success
+    result = run(instance, tmp_path, [mine, all_days], "all_days")
+    if together is not None:
+        assert result.success
+        assert seen[0].column("n").to_pylist() == together
+        return
+    messages = [str(event) for event in result.all_events if event.is_failure]
+    assert any("The partitions of mine do not go into one table: " in message for message in messages)
 
 
 def test_what_a_killed_run_left_of_the_mark_and_of_a_table_is_removed_once_it_is_stale(deployment: Deployment) -> None:

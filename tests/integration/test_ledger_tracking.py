@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
+from akool_dagster.accounts import InvalidAccountError
 from akool_dagster.ledger import InvalidJobError, JobLedger, JobState, TrackReport, TrackRequest
 from tests.clock import FakeClock
 from tests.integration.ledger_words import (
@@ -175,3 +177,18 @@ def test_more_ids_than_one_query_takes_are_all_tracked_and_listed(ledger: JobLed
     record(ledger, *(answered(job_id, 4) for job_id in ids[:600]))
     assert [job.job_id for job in ledger.iter_jobs(ACCOUNT, JobState.FAILED)] == ids[:600]
     assert [job.job_id for job in ledger.iter_jobs(ACCOUNT, JobState.PENDING)] == ids[600:]
+
+
+@pytest.mark.parametrize("account", ["", "../", "a/b", "my-team", " akool", "akool\n", "a" * 65, "ä", 5, None])
+def test_an_account_that_no_deployment_can_have_is_refused_before_anything_is_written(
+    ledger: JobLedger, account: Any
+) -> None:
+    with pytest.raises(InvalidAccountError, match="1 to 64 letters, digits or '_'"):
+        ledger.track(account, [TrackRequest(job_id="a")])
+    assert ledger.inspection(ACCOUNT).accounts() == []
+
+
+@pytest.mark.parametrize("account", ["akool", "a" * 64, "Team_7", "_"])
+def test_an_account_is_whatever_a_prefix_can_be(ledger: JobLedger, account: str) -> None:
+    assert ledger.track(account, [TrackRequest(job_id="a")]).added == 1
+    assert ledger.inspection(ACCOUNT).accounts() == [account]

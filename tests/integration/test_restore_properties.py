@@ -288,3 +288,30 @@ def test_an_older_ledger_is_brought_up_to_the_tables_and_no_row_disappears(
         ended = {row["_id"]: row for row in before["statuses"] if row["settled_at"]}
         assert {row["_id"]: row for row in after["statuses"] if row["_id"] in ended} == ended
         assert [row["_id"] for row in after["statuses"]] == [row["_id"] for row in before["statuses"]]
+
+
+@a_few
+@given(lives=many_lives, days_later=st.integers(0, 3), tables=table_sets, granularity=st.sampled_from(Granularity))
+def test_jobs_that_were_tracked_again_before_restoring_end_on_the_day_they_landed_on_and_on_no_other(
+    twins: Twins, lives: list[Life], days_later: int, tables: frozenset[str], granularity: Granularity
+) -> None:
+    lost, made_anew = twins.begin()
+    for life in lives:
+        twins.live(0, life)
+    twins.land(lost, tables, granularity)
+    before = twins.rows()
+    twins.clocks[1].jump(days_later * DAY / 1000)
+    for life in lives:
+        twins.live(1, life, to_end=False)
+    report = twins.restore(made_anew)
+    assert (report.problems, report.asked_again) == ([], 0)
+    assert made_anew.inspection(twins.account).broken_rules() == []
+    assert set(twins.restore(made_anew).outcomes) <= {Outcome.UNCHANGED}
+    twins.adopt(made_anew)
+    twins.land(made_anew, tables, granularity)
+    after = twins.rows()
+    for name in tables:
+        places = [[(row["_id"], row["partition_time"]) for row in rows[name]] for rows in (before, after)]
+        assert places[1] == places[0] or not before[name]
+    for name in tables & {"results", "credits"}:
+        assert after[name] == before[name]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -84,7 +85,15 @@ def test_partitions_may_be_hourly() -> None:
         {"granularity": "weekly"},
         {"ids_per_request": 0},
         {"tick_seconds": 60},
+        {"ids_per_request": 1.5},
+        {"tick_seconds": math.nan},
+        {"landing_interval_seconds": math.nan},
+        {"landing_interval_seconds": -1},
+        {"run_start_seconds": math.inf},
+        {"run_start_seconds": -0.5},
+        {"minimum_interval_seconds": -1},
         {"prefix": "a/b"},
+        {"prefix": "my-team"},
         {"prefix": ""},
     ],
 )

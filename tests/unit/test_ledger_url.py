@@ -70,6 +70,27 @@ def test_another_kind_of_database_is_refused_by_name(written: str) -> None:
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("driver", ["foo", "aiosqlite", "pysqlcipher"])
+def test_another_driver_of_sqlite_is_refused_with_the_url_to_write(driver: str) -> None:
+    with pytest.raises(LedgerUrlError, match=rf"'{driver}'\. Write sqlite:////data/ledger\.sqlite$"):
+        parse_ledger_url(f"sqlite+{driver}:////data/ledger.sqlite?password={SECRET}")
+    assert parse_ledger_url("sqlite+pysqlite:////data/l.sqlite").database == "/data/l.sqlite"
+
+
+@pytest.mark.parametrize("option", [f"timeout={SECRET}", f"check_same_thread={SECRET}"])
+def test_an_option_with_a_value_that_cannot_be_is_refused_without_repeating_it(tmp_path: Path, option: str) -> None:
+    with pytest.raises(LedgerUrlError, match=r"Write sqlite:////.*/x\.sqlite$") as caught:
+        JobLedger.create(f"sqlite:///{tmp_path / 'new' / 'x.sqlite'}?{option}")
+    assert SECRET not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("written", ["sqlite:////data/a\0b", "sqlite:////data/a%00b", "postgresql://me@h/d\0"])
+def test_a_nul_in_a_url_is_refused(written: str) -> None:
+    with pytest.raises(LedgerUrlError, match="has a NUL character"):
+        parse_ledger_url(written)
+
+
 @pytest.mark.parametrize(
     "scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg"]
 )

@@ -31,6 +31,16 @@ def test_a_root_that_is_no_path_at_all_is_refused(url: str) -> None:
         StorageRoot(url)
 
 
+@pytest.mark.parametrize("url", ["/data/a::b", "file:///data/a::b", "simplecache::s3://bucket/x", "memory://x/a::b"])
+def test_a_root_that_fsspec_would_take_for_a_chain_is_refused(url: str) -> None:
+    with pytest.raises(StorageError, match="'::' in it, which chains file systems in fsspec: that is not supported"):
+        StorageRoot(url)
+
+
+def test_an_address_of_ipv6_is_no_chain() -> None:
+    assert StorageRoot("memory://[fd00::1]:22/x").uri() == "memory://[fd00::1]:22/x"
+
+
 def test_an_unknown_driver_is_named() -> None:
     with pytest.raises(StorageError, match="No driver for the storage root nosuchdriver://bucket/x"):
         StorageRoot("nosuchdriver://bucket/x")

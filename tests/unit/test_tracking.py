@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akool_dagster.tracking import parse_track_input
+from akool_dagster.tracking import DELIMITERS, HEADER_NAMES, parse_track_input
 
 
 def ids(text: str) -> list[str]:
@@ -29,7 +29,7 @@ def problem_lines(text: str) -> list[int]:
     return [problem.line for problem in parse_track_input(text).problems]
 
 
-job_ids = st.text("abcXYZ019_-", min_size=1, max_size=64).filter(lambda one: one not in ("_id", "job_id", "id"))
+job_ids = st.text("abcXYZ019_-", min_size=1, max_size=64).filter(lambda one: one.lower() not in HEADER_NAMES)
 label_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 label_maps = st.dictionaries(label_text.filter(str.strip), label_text, max_size=3)
 
@@ -45,8 +45,7 @@ label_maps = st.dictionaries(label_text.filter(str.strip), label_text, max_size=
         "a\rb\rc",
         "a,b,c",
         "a, b ,c,",
-        "a b\tc",
-        "a;b; c",
+        "a b  c",
         "\n\n  a\n\n\tb \n\n\nc\n\n",
         ",a,,\n,b,c",
         "\ufeffa\nb\nc\n",
@@ -61,7 +60,7 @@ def test_a_text_without_ids_asks_for_nothing(text: str) -> None:
     assert ids(text) == []
 
 
-@given(st.lists(job_ids), st.sampled_from(["\n", "\r\n", ",", ", ", " ", "\t", "\n\n"]))
+@given(st.lists(job_ids), st.sampled_from(["\n", "\r\n", ",", ", ", " ", "\n\n"]))
 def test_any_ids_come_back_in_their_order(given_ids: list[str], separator: str) -> None:
     assert ids(separator.join(given_ids)) == given_ids
 
@@ -105,6 +104,48 @@ def test_labels_that_cannot_be_stored_are_a_problem_of_each_line() -> None:
     assert ([problem.line for problem in parsed.problems], parsed.requests) == ([1, 2], [])
 
 
+# A table that does not say where its ids are
+
+
+AN_ID = "68aa00000000000000000abc"
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["ID", "Id,status", "taskId", "task_id;state", "Job ID\tStatus", '"ID"', '"Name";"TASK_ID"', "_ID", "name,jobId"],
+)
+def test_a_header_without_the_column_refuses_the_whole_text(header: str) -> None:
+    parsed = parse_track_input(f"\n{header}\n{AN_ID}\nother\n")
+    assert parsed.requests == []
+    (problem,) = parsed.problems
+    assert problem.line == 2
+    assert repr(header) in problem.message
+    assert "a table whose first line names a column _id" in problem.message
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        f"{AN_ID};completed;20",
+        f"{AN_ID}\tcompleted",
+        "a;b",
+        "a\tb",
+        f"20,{AN_ID}",
+        f"{AN_ID} completed",
+        f"{AN_ID},b@d",
+    ],
+)
+def test_a_row_among_plain_ids_refuses_the_whole_text(row: str) -> None:
+    parsed = parse_track_input(f"{AN_ID}\n{row}\n{AN_ID}\n")
+    assert parsed.requests == []
+    (problem,) = parsed.problems
+    assert (problem.line, repr(row) in problem.message) == (2, True)
+
+
+def test_names_of_columns_are_ids_anywhere_but_in_the_first_line() -> None:
+    assert ids("a\nID") == ["a", "ID"]
+
+
 # CSV
 
 
@@ -126,6 +167,9 @@ def test_labels_that_cannot_be_stored_are_a_problem_of_each_line() -> None:
         "\n\n_id,name\na,one\nb,two\n",
         "_id,name\na\nb,two,too,many\n",
         '_id,note\na,"one\ntwo, three"\nb,"say ""hi"""\n',
+        "_id;status;credits\na;completed;2,5\nb;failed;0\n",
+        "status\t_id\r\ncompleted\ta\r\n\tb\r\n",
+        '\ufeff"_id";"name"\n"a";"one; two"\n"b";""\n',
     ],
 )
 def test_a_csv_header_names_the_column_of_the_ids(text: str) -> None:
@@ -190,10 +234,12 @@ def test_a_row_that_is_no_csv_does_not_stop_the_rows_after_it() -> None:
 notes = label_text.map(lambda note: note.replace("\r", ""))
 
 
-@given(st.lists(st.tuples(job_ids, label_maps, notes)), st.sampled_from(["\n", "\r\n"]))
-def test_whatever_a_csv_writer_writes_is_read(rows: list[tuple[str, dict[str, str], str]], line_end: str) -> None:
+@given(st.lists(st.tuples(job_ids, label_maps, notes)), st.sampled_from(["\n", "\r\n"]), st.sampled_from(DELIMITERS))
+def test_whatever_a_csv_writer_writes_is_read(
+    rows: list[tuple[str, dict[str, str], str]], line_end: str, delimiter: str
+) -> None:
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator=line_end)
+    writer = csv.writer(file, lineterminator=line_end, delimiter=delimiter)
     writer.writerow(["note", "_id", "labels"])
     writer.writerows((note, identifier, json.dumps(labels)) for identifier, labels, note in rows)
     parsed = parse_track_input(file.getvalue())
@@ -215,6 +261,9 @@ def test_whatever_a_csv_writer_writes_is_read(rows: list[tuple[str, dict[str, st
         '[{"_id": "a"}, "b"]\n',
         '\ufeff\n\n  {"_id": " a "}\n{"id": "b"}\n',
         '{"id": "x", "_id": "a"}\n"b"',
+        '\n[\n{"_id": "a", "state": "missing"},\n{"_id": "b"}\n]\n',
+        '[\n"a",\n"b"]',
+        '["a"]\n["b"]',
     ],
 )
 def test_json_lines_are_objects_texts_or_lists_of_them(text: str) -> None:
@@ -271,6 +320,13 @@ def test_one_bad_item_of_a_list_does_not_hide_the_items_after_it() -> None:
     parsed = parse_track_input('["a", 3, {"_id": 4}, "b@d", "b"]')
     assert [request.job_id for request in parsed.requests] == ["a", "b"]
     assert [problem.line for problem in parsed.problems] == [1, 1, 1]
+
+
+def test_a_bad_item_of_an_array_over_many_lines_is_named_by_its_place() -> None:
+    parsed = parse_track_input('\n[\n{"_id": "a"},\n{"state": "missing"},\n{"_id": "b"}\n]\n')
+    assert [request.job_id for request in parsed.requests] == ["a", "b"]
+    (problem,) = parsed.problems
+    assert (problem.line, "item 2" in problem.message) == (2, True)
 
 
 @given(st.text())
