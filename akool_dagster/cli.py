@@ -19,7 +19,7 @@ from akool_dagster.clock import SystemClock
 from akool_dagster.command_options import account_option
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.job_ids import OBJECT_ID_PATTERN
-from akool_dagster.ledger import Job, JobLedger, JobState
+from akool_dagster.ledger import Job, JobLedger, JobState, LedgerMissingError
 from akool_dagster.ledger.records import status_label
 from akool_dagster.ledger_commands import ledger_group
 from akool_dagster.settings import ledger_url_from
@@ -77,7 +77,9 @@ def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], aga
     refused = sum(len(parsed.problems) for _, parsed in given)
     if refused and not requests:
         raise click.ClickException(f"refused: {refused} (see above). Nothing was tracked.")
-    with JobLedger.create(ledger_url_from(os.environ)) as ledger:
+    url = ledger_url_from(os.environ)
+    is_new = not _is_there(url)
+    with JobLedger.create(url) as ledger:
         report = ledger.track(account, requests, again=again)
         parts = [f"{report.added} new", f"{report.known} tracked already"]
         if report.repeated:
@@ -90,9 +92,18 @@ def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], aga
         odd = sum(not OBJECT_ID_PATTERN.fullmatch(request.job_id) for request in requests)
         if odd:
             click.echo(f"Note: {odd} of the ids are not 24 hex digits, as Akool's are. Is that right?", err=True)
-        click.echo(f"{', '.join(parts)}; account {account}, ledger {ledger.shown_url}")
+        made = ", which was made for it: there was none" if is_new else ""
+        click.echo(f"{', '.join(parts)}; account {account}, ledger {ledger.shown_url}{made}")
     if refused:
         raise click.ClickException(f"refused: {refused} (see above). The others are tracked.")
+
+
+def _is_there(ledger_url: str) -> bool:
+    try:
+        JobLedger.open(ledger_url).close()
+    except LedgerMissingError:
+        return False
+    return True
 
 
 def _parsed_label(text: str) -> tuple[str, str]:

@@ -69,7 +69,10 @@ def _echo_check(report: CheckReport) -> None:
         looked_for = "" if report.videos_checked is None else f"; {report.videos_checked} files looked for"
         click.echo(f"Videos: {_in_words(report.counts.videos)}{looked_for}")
     _echo_findings(report.findings)
-    click.echo("Everything is in order." if report.ok else "There are problems: see above.")
+    if not report.ok:
+        click.echo("There are problems: see above.")
+    else:
+        click.echo("No problems, but see the notices." if report.findings else "Everything is in order.")
 
 
 def _checked_keys(_context: click.Context, _parameter: click.Parameter, keys: tuple[str, ...]) -> tuple[str, ...]:

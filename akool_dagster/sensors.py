@@ -25,7 +25,7 @@ from akool_dagster.landing import (
     partition_states,
     to_check,
 )
-from akool_dagster.ledger import Counts, JobLedger, LedgerMissingError
+from akool_dagster.ledger import Counts, JobLedger, JobState, LedgerMissingError, VideoState
 from akool_dagster.ledger.records import KnownLanding
 from akool_dagster.ownership import LEDGER_METADATA, REVISION_DIGITS, REVISION_METADATA
 from akool_dagster.polling import NEEDS_THE_USER, PollReport, run_poll_pass
@@ -254,8 +254,12 @@ class _Tick:
         now = self._clock.now_ms()
         last = _last_observation(self._context.cursor)
         in_flight = counts.pending or counts.videos.get("pending", 0)
-        if last is not None and (last[1] == digest or (in_flight and 0 <= now - last[0] < OBSERVE_EVERY_MS)):
-            return [], self._context.cursor or ""
+        if last is not None:
+            observed_at, observed = last
+            is_recent = 0 <= now - observed_at < OBSERVE_EVERY_MS
+            # While something is in flight its age grows, though no count may change.
+            if is_recent if in_flight else observed == digest:
+                return [], self._context.cursor or ""
         observation = dg.AssetObservation(self._settings.names.asset("jobs"), metadata=observation_metadata(counts))
         return [observation], json.dumps({"observed_at": now, "counts": digest})
 
@@ -284,11 +288,10 @@ def _last_observation(cursor: str | None) -> tuple[int, Any] | None:
 
 def observation_metadata(counts: Counts) -> dict[str, int | float]:
     """Return an account's counts as metadata of an observation of its jobs; ages in seconds."""
-    metadata: dict[str, int | float] = {f"akool/jobs_{state}": number for state, number in counts.states.items()}
+    metadata: dict[str, int | float] = {f"akool/jobs_{state}": counts.states.get(state, 0) for state in JobState}
     metadata |= {f"akool/pending_{label}": number for label, number in counts.pending_statuses.items()}
-    metadata |= {f"akool/videos_{state}": number for state, number in counts.videos.items()}
+    metadata |= {f"akool/videos_{state}": counts.videos.get(state, 0) for state in VideoState}
     return metadata | {
-        "akool/jobs_pending": counts.pending,
         "akool/oldest_pending_seconds": (counts.oldest_pending_ms or 0) / 1000,
         "akool/overdue": counts.overdue,
         "akool/in_no_partition": counts.before_first_partition,

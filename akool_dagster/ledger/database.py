@@ -25,9 +25,9 @@ Insert = Callable[[sa.Table], sqlite.Insert | postgresql.Insert]
 """Makes an INSERT that can say ON CONFLICT: the two dialects write it alike."""
 
 HOW_TO_CREATE = (
-    "If there was one before, restore its newest backup, or run `akool-dagster ledger init`, `akool-dagster ledger "
-    "restore` and `akool-dagster ledger adopt`, in this order. If not, track a job (`akool-dagster track ID`) or run "
-    "`akool-dagster ledger init` to create it."
+    "If there was one before, restore its newest backup, or switch the sensor off and run `akool-dagster ledger init`, "
+    "`akool-dagster ledger restore` and `akool-dagster ledger adopt`, in this order. If not, track a job "
+    "(`akool-dagster track ID`) or run `akool-dagster ledger init` to create it."
 )
 
 

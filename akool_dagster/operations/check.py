@@ -187,7 +187,8 @@ def _tables(ledger: JobLedger, account: str, found: Survey) -> Iterator[Finding]
             what=one.why
             if not one.pruned
             else f"{one.why} It is the only copy of {one.pruned} payloads, which were pruned from the ledger.",
-            todo="A good backup of that file can take its place; so can a new landing of its partition."
+            todo="A good backup of that file can take its place; so can a new landing of its partition, once it is "
+            "moved away."
             if not one.pruned
             else "Bring it back from a backup: nothing else can. Leave it where it is until then.",
         )
@@ -209,9 +210,9 @@ def _tables(ledger: JobLedger, account: str, found: Survey) -> Iterator[Finding]
     if newer:
         yield Finding(
             about="tables",
-            what=f"{len(newer)} tables are at a higher revision than the ledger's rows: {named(newer)}. The highest is "
-            f"{found.revision}, the ledger counts at {ledger.revision()}.",
-            todo=f"The ledger was restored from an older backup: run {restore}.",
+            what=f"{len(newer)} tables are at a higher revision than the ledger's rows: {named(newer)}. Their "
+            f"landings would be refused.",
+            todo=f"The ledger was restored from an older backup, or was made anew: run {restore}.",
         )
 
 

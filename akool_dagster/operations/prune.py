@@ -46,7 +46,8 @@ def prune(
             f"has landed from it. Run {ledger_command('check', account)}. Nothing was pruned."
         )
     cutoff = clock.now_ms() - older_than_days * DAY_MS
-    files = [file for file in table_files(root, account) if file.end <= cutoff]
+    landed_files = table_files(root, account)
+    files = [file for file in landed_files if file.end <= cutoff]
     old = [file for file in files if file.table == RESULTS.name]
     manifests = {file.key: file for file in files if file.table == VIDEOS.name}
     total = Pruned()
@@ -68,7 +69,8 @@ def prune(
                 manifest_revision=shown.revision if shown is not None and _is_proof(shown, mark) else 0,
                 dry_run=dry_run,
             )
-    kept = ledger.pruning(account).kept(cutoff)
+    # What lies in a partition that has not ended so long ago is not as old.
+    kept = ledger.pruning(account).kept(min([cutoff, *(file.start for file in landed_files if file.end > cutoff)]))
     return PruneReport(
         dry_run=dry_run,
         partitions=len(old),

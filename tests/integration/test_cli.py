@@ -67,8 +67,10 @@ def command(tmp_path: Path) -> Command:
 def test_ids_on_the_command_line_are_tracked(command: Command) -> None:
     result = command("track", job_id(1), job_id(2))
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == f"2 new, 0 tracked already; account akool, ledger {command.url}\n"
+    said = f"2 new, 0 tracked already; account akool, ledger {command.url}"
+    assert result.stdout == f"{said}, which was made for it: there was none\n"
     assert list(command.tracked()) == [job_id(1), job_id(2)]
+    assert command("track", job_id(3), job_id(4)).stdout == f"{said}\n"
 
 
 def test_tracking_again_adds_nothing_and_says_so(command: Command) -> None:

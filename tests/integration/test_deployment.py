@@ -162,7 +162,31 @@ def test_the_observation_of_the_jobs_carries_the_counts_once_per_change(deployme
     assert observation is not None
     values = {name: value.value for name, value in observation.metadata.items()}
     assert values["akool/jobs_pending"] == values["akool/pending_processing"] == 1
-    assert values["akool/overdue"] == values["akool/in_no_partition"] == 0
+    assert values["akool/overdue"] == values["akool/in_no_partition"] == values["akool/jobs_missing"] == 0
+
+
+def test_the_age_of_a_job_that_hangs_is_observed_every_ten_minutes_and_its_end_at_once(deployment: Deployment) -> None:
+    def observations() -> int:
+        return len(deployment.instance.fetch_observations(dg.AssetKey(["akool", "jobs"]), limit=10).records)
+
+    clock = FakeClock(int(time.time() * 1000))
+    deployment.rebuild(clock=clock, videos=False)
+    job_id = days_ago(1)
+    deployment.emulator.add_job(emulated(job_id, outcome="failed", processing_polls=1))
+    deployment.track(job_id)
+    deployment.tick()
+    assert observations() == 1
+    for seconds, seen in ((599, 1), (1, 2), (599, 2), (1, 3)):
+        clock.advance(seconds)
+        deployment.tick()
+        assert observations() == seen
+    with deployment.ledger() as ledger:
+        ledger.release("akool", [job_id], until=0)
+    deployment.tick()
+    assert observations() == 4
+    clock.advance(6000)
+    deployment.tick()
+    assert observations() == 4  # nothing is in flight
 
 
 def test_a_deployment_without_a_ledger_skips_its_ticks_and_fails_its_runs(deployment: Deployment) -> None:

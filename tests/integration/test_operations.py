@@ -360,6 +360,20 @@ def test_only_what_the_tables_hold_too_is_dropped(ledger: JobLedger, root: Stora
     assert pruned(ledger, root, clock).pruned.payloads == 0
 
 
+def test_what_lies_in_a_partition_that_is_not_as_old_is_not_counted_as_kept(
+    ledger: JobLedger, root: StorageRoot, clock: FakeClock
+) -> None:
+    settle(ledger)
+    land(ledger, place(root))
+    day_after, noon = OLD + DAY, 43_200
+    early = object_id(day_after - day_after % DAY, 8)
+    track(ledger, early)
+    record(ledger, told(early, 4))
+    land_partition(ledger, place(root), ACCOUNT, "2025-08-31")
+    clock.advance((day_after - day_after % DAY + 30 * DAY - clock.now_ms()) / 1000 + noon)
+    assert pruned(ledger, root, clock).kept == 1  # C, whose video is not settled
+
+
 def test_a_job_that_changed_since_it_landed_keeps_its_payload(
     ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
