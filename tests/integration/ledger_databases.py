@@ -106,6 +106,13 @@ def one(ledger: JobLedger, ledger_url: str, clock: FakeClock) -> Iterator[Side]:
 
 
 @pytest.fixture
+def second_ledger(new_database: Callable[[], str], clock: FakeClock) -> Iterator[JobLedger]:
+    """Give another ledger, an empty one."""
+    with JobLedger.create(new_database(), clock=clock) as ledger:
+        yield ledger
+
+
+@pytest.fixture
 def other(ledger: JobLedger, ledger_url: str, clock: FakeClock) -> Iterator[Side]:
     """Give another process at the same ledger."""
     with side(ledger_url, clock=clock) as other:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,13 +42,6 @@ pytest_plugins = ["tests.integration.ledger_databases"]
 @pytest.fixture
 def root(tmp_path: Path) -> StorageRoot:
     return StorageRoot(str(tmp_path / "root"))
-
-
-@pytest.fixture
-def other(new_database: Callable[[], str], clock: FakeClock) -> Iterator[JobLedger]:
-    """Give a second, empty ledger."""
-    with JobLedger.create(new_database(), clock=clock) as ledger:
-        yield ledger
 
 
 # check
@@ -123,13 +116,13 @@ def test_a_broken_rule_is_told(
 
 
 def test_tables_that_are_ahead_of_the_ledger_are_told_with_the_way_out(
-    ledger: JobLedger, ledger_url: str, other: JobLedger, root: StorageRoot, clock: FakeClock
+    ledger: JobLedger, ledger_url: str, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
-    settle(other)
-    land(other, place(root))
+    settle(second_ledger)
+    land(second_ledger, place(root))
     report = checked(ledger_url, root, clock)
     found = " ".join(problems(report).values())
-    assert other.ledger_id in problems(report)["identity"]
+    assert second_ledger.ledger_id in problems(report)["identity"]
     assert "3 jobs that the ledger does not know" in found or "higher revision" in found
     assert any("ledger restore" in finding.todo for finding in report.findings)
     track(ledger, A, B, C)
@@ -191,7 +184,7 @@ def test_videos_close_to_the_end_of_their_url_are_told_with_their_error(
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_others_go_on(
-    ledger: JobLedger, other: JobLedger, root: StorageRoot, clock: FakeClock
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
     settle(ledger)
     track(ledger, "pending")
@@ -201,17 +194,17 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_go_on(
     record(ledger, told(later, 4))
     land(ledger, place(root))
     (place(root) / "akool" / "results" / f"{OLD_DAY}.parquet").write_bytes(b"PAR1 cut")
-    report = restored(other, root, clock)
+    report = restored(second_ledger, root, clock)
     first, second = report.problems
     assert f"{OLD_DAY}.parquet" in first.what
     assert "3 jobs" in second.what  # whose rows are in no other table in full
-    assert {job.job_id for job in other.iter_jobs(ACCOUNT)} == {"pending", later}
+    assert {job.job_id for job in second_ledger.iter_jobs(ACCOUNT)} == {"pending", later}
     with pytest.raises(OwnershipError, match="3 jobs"):
-        plan_adoption(other, root, ACCOUNT)
+        plan_adoption(second_ledger, root, ACCOUNT)
 
 
 def test_a_job_that_ended_without_its_full_row_in_a_table_is_asked_for_again(
-    ledger: JobLedger, other: JobLedger, root: StorageRoot, clock: FakeClock
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
     settle(ledger)
     land(ledger, place(root), tables=["results", "credits", "durations", "statuses"])
@@ -219,12 +212,12 @@ def test_a_job_that_ended_without_its_full_row_in_a_table_is_asked_for_again(
     track(ledger, late)
     record(ledger, told(late, 3))
     land(ledger, place(root), tables=["videos"])  # the tables' run was still to come
-    report = restored(other, root, clock)
+    report = restored(second_ledger, root, clock)
     assert (report.asked_again, report.problems) == (1, [])
-    assert job_of(other, late).state == "pending"
-    record(other, told(late, 3))
-    adopted(other, root)
-    land(other, place(root))
+    assert job_of(second_ledger, late).state == "pending"
+    record(second_ledger, told(late, 3))
+    adopted(second_ledger, root)
+    land(second_ledger, place(root))
     assert {row["_id"] for row in rows_of(place(root))["results"]} == {A, B, C, late}
 
 
@@ -249,22 +242,22 @@ def test_an_empty_root_is_not_taken_for_restored(ledger: JobLedger, root: Storag
 
 
 def test_a_known_job_moves_forward_only(
-    ledger: JobLedger, other: JobLedger, root: StorageRoot, clock: FakeClock
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
     settle(ledger)
     track(ledger, A, labels={"campaign": "summer"})
     land(ledger, place(root))
-    track(other, A, B, C, labels={"campaign": "spring", "centre": "ours"})
-    record(other, told(A, 3), told(B, 3))  # B ended otherwise here: that stays
-    other.fail_video(ACCOUNT, VideoFailure(job_id=A, error="gone", next_at=None))
-    report = restored(other, root, clock)
+    track(second_ledger, A, B, C, labels={"campaign": "spring", "centre": "ours"})
+    record(second_ledger, told(A, 3), told(B, 3))  # B ended otherwise here: that stays
+    second_ledger.fail_video(ACCOUNT, VideoFailure(job_id=A, error="gone", next_at=None))
+    report = restored(second_ledger, root, clock)
     assert report.outcomes == {Outcome.UPDATED: 1, Outcome.SETTLED: 1, Outcome.UNCHANGED: 1}
-    a = job_of(other, A)
+    a = job_of(second_ledger, A)
     assert json.loads(a.labels) == {"campaign": "summer", "centre": "ours"}
     assert (a.video_state, a.video_error) == ("stored", None)  # the file is there
-    assert job_of(other, B).state == "completed"
-    assert job_of(other, C).state == "completed"
-    assert restored(other, root, clock).outcomes == {Outcome.UNCHANGED: 3}
+    assert job_of(second_ledger, B).state == "completed"
+    assert job_of(second_ledger, C).state == "completed"
+    assert restored(second_ledger, root, clock).outcomes == {Outcome.UNCHANGED: 3}
 
 
 def test_a_lost_video_that_is_tried_again_is_not_lost_anew_by_an_older_table(
@@ -283,45 +276,45 @@ def test_a_lost_video_that_is_tried_again_is_not_lost_anew_by_an_older_table(
 
 
 def test_a_ledger_that_landed_elsewhere_is_not_mixed_with_another_deployments_unless_meant(
-    ledger: JobLedger, other: JobLedger, root: StorageRoot, clock: FakeClock
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
     settle(ledger)
     land(ledger, place(root))
-    other.landings(ACCOUNT).note_first()
+    second_ledger.landings(ACCOUNT).note_first()
     with pytest.raises(OwnershipError, match="restore --foreign"):
-        restored(other, root, clock)
-    assert list(other.iter_jobs(ACCOUNT)) == []
-    assert restored(other, root, clock, foreign=True).outcomes == {Outcome.ADDED: 3}
+        restored(second_ledger, root, clock)
+    assert list(second_ledger.iter_jobs(ACCOUNT)) == []
+    assert restored(second_ledger, root, clock, foreign=True).outcomes == {Outcome.ADDED: 3}
 
 
 # adopt
 
 
 def test_adopting_again_after_a_crash_before_the_mark_ends_in_the_same_place(
-    ledger: JobLedger, other: JobLedger, root: StorageRoot, clock: FakeClock
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
     settle(ledger)
     land(ledger, place(root))
-    restored(other, root, clock)
-    plan = plan_adoption(other, root, ACCOUNT)
-    other.landings(ACCOUNT).land_anew(0, 2**62, above=plan.revision)  # and then the machine stopped
+    restored(second_ledger, root, clock)
+    plan = plan_adoption(second_ledger, root, ACCOUNT)
+    second_ledger.landings(ACCOUNT).land_anew(0, 2**62, above=plan.revision)  # and then the machine stopped
     assert read_mark(root, ACCOUNT) == Mark(ledger_id=ledger.ledger_id)
-    adopted(other, root)
-    assert read_mark(root, ACCOUNT) == Mark(ledger_id=other.ledger_id, adopted=(ledger.ledger_id,))
-    assert plan_adoption(other, root, ACCOUNT).reason is None
-    assert other.landings(ACCOUNT).have_begun()
-    land(other, place(root))
+    adopted(second_ledger, root)
+    assert read_mark(root, ACCOUNT) == Mark(ledger_id=second_ledger.ledger_id, adopted=(ledger.ledger_id,))
+    assert plan_adoption(second_ledger, root, ACCOUNT).reason is None
+    assert second_ledger.landings(ACCOUNT).have_begun()
+    land(second_ledger, place(root))
 
 
 def test_a_root_that_goes_back_and_forth_keeps_everybody_it_ever_belonged_to(
-    ledger: JobLedger, other: JobLedger, root: StorageRoot, clock: FakeClock
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
     settle(ledger)
     land(ledger, place(root))
-    restored(other, root, clock)
-    adopted(other, root)
+    restored(second_ledger, root, clock)
+    adopted(second_ledger, root)
     adopted(ledger, root)
-    assert read_mark(root, ACCOUNT) == Mark(ledger_id=ledger.ledger_id, adopted=(other.ledger_id,))
+    assert read_mark(root, ACCOUNT) == Mark(ledger_id=ledger.ledger_id, adopted=(second_ledger.ledger_id,))
     before = rows_of(place(root))
     land(ledger, place(root))
     assert rows_of(place(root)) == before

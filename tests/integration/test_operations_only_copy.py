@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -42,13 +42,6 @@ pytest_plugins = ["tests.integration.ledger_databases"]
 @pytest.fixture
 def root(tmp_path: Path) -> StorageRoot:
     return StorageRoot(str(tmp_path / "root"))
-
-
-@pytest.fixture
-def other(new_database: Callable[[], str], clock: FakeClock) -> Iterator[JobLedger]:
-    """Give a second, empty ledger."""
-    with JobLedger.create(new_database(), clock=clock) as ledger:
-        yield ledger
 
 
 @pytest.fixture
@@ -193,7 +186,7 @@ def test_an_unreadable_file_of_a_pruned_day_is_not_to_be_moved_away_for_restorin
 
 
 def test_only_jobs_that_are_polled_count_as_asked_for_again(
-    ledger: JobLedger, other: JobLedger, root: StorageRoot, clock: FakeClock
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
     settle(ledger)
     land(ledger, place(root), tables=["results", "credits", "durations", "statuses"])
@@ -201,20 +194,20 @@ def test_only_jobs_that_are_polled_count_as_asked_for_again(
     track(ledger, unknown, pending, ended, missing)
     record(ledger, *(told(job_id, 3) for job_id in (unknown, pending, ended, missing)))
     land(ledger, place(root), tables=["videos"])  # the run of the others was still to come
-    track(other, pending, ended, missing)
-    record(other, told(ended, 3))
-    lose(other, clock, missing)
+    track(second_ledger, pending, ended, missing)
+    record(second_ledger, told(ended, 3))
+    lose(second_ledger, clock, missing)
     for dry_run in (True, False):
-        report = restore(other, root, ACCOUNT, clock=clock, dry_run=dry_run)
+        report = restore(second_ledger, root, ACCOUNT, clock=clock, dry_run=dry_run)
         assert (report.asked_again, report.problems) == (3, []), dry_run
-    states = {job_id: job_of(other, job_id).state for job_id in (unknown, pending, ended, missing)}
+    states = {job_id: job_of(second_ledger, job_id).state for job_id in (unknown, pending, ended, missing)}
     assert states == {unknown: "pending", pending: "pending", ended: "completed", missing: "pending"}
-    assert other.inspection(ACCOUNT).broken_rules() == []
-    assert {unknown, pending, missing} <= {job.job_id for job in other.claim(ACCOUNT, 10)}
+    assert second_ledger.inspection(ACCOUNT).broken_rules() == []
+    assert {unknown, pending, missing} <= {job.job_id for job in second_ledger.claim(ACCOUNT, 10)}
 
 
 def test_a_job_that_an_older_table_shows_as_missing_and_a_newer_one_as_ended_is_polled(
-    ledger: JobLedger, other: JobLedger, root: StorageRoot, clock: FakeClock
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
     settle(ledger)
     late = object_id(OLD, 5)
@@ -224,8 +217,8 @@ def test_a_job_that_an_older_table_shows_as_missing_and_a_newer_one_as_ended_is_
     track(ledger, late, again=True)
     record(ledger, told(late, 3))
     land(ledger, place(root), tables=["videos"])
-    assert restored(other, root, clock).asked_again == 1
-    assert job_of(other, late).state == "pending"
+    assert restored(second_ledger, root, clock).asked_again == 1
+    assert job_of(second_ledger, late).state == "pending"
 
 
 # Files of days that landed
@@ -334,7 +327,13 @@ def rewrite(file: Path, column: str, values: dict[str, str]) -> None:
     ],
 )
 def test_a_row_with_text_that_no_database_holds_is_named_and_the_others_go_on(
-    ledger: JobLedger, other: JobLedger, root: StorageRoot, clock: FakeClock, table: str, column: str, value: str
+    ledger: JobLedger,
+    second_ledger: JobLedger,
+    root: StorageRoot,
+    clock: FakeClock,
+    table: str,
+    column: str,
+    value: str,
 ) -> None:
     settle(ledger)
     land(ledger, place(root))
@@ -342,17 +341,17 @@ def test_a_row_with_text_that_no_database_holds_is_named_and_the_others_go_on(
     rewrite(folder / table / f"{OLD_DAY}.parquet", column, {B: value})
     for name in {"labels": ["credits", "statuses"], "extra": ["statuses"]}.get(column, []):
         (folder / name / f"{OLD_DAY}.parquet").unlink()
-    report = restored(other, root, clock)
+    report = restored(second_ledger, root, clock)
     (odd,) = report.problems
     assert f"Job '{B}'" in odd.what
-    assert {job.job_id for job in other.iter_jobs(ACCOUNT)} == {A, C}
+    assert {job.job_id for job in second_ledger.iter_jobs(ACCOUNT)} == {A, C}
 
 
 def test_a_nul_inside_what_akool_sent_is_restored_as_an_escape(
-    ledger: JobLedger, other: JobLedger, root: StorageRoot, clock: FakeClock
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
     settle(ledger)
     land(ledger, place(root))
     rewrite(place(root) / ACCOUNT / "results" / f"{OLD_DAY}.parquet", "prompt", {B: "a\0b"})
-    assert restored(other, root, clock).problems == []
-    assert json.loads(job_of(other, B).payload or "")["prompt"] == "a\0b"
+    assert restored(second_ledger, root, clock).problems == []
+    assert json.loads(job_of(second_ledger, B).payload or "")["prompt"] == "a\0b"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,97 +27,92 @@ def root(tmp_path: Path) -> StorageRoot:
     return StorageRoot(str(tmp_path / "root"))
 
 
-@pytest.fixture
-def made_anew(new_database: Callable[[], str], clock: FakeClock) -> Iterator[JobLedger]:
-    """Give a second ledger, in the place of the first one."""
-    with JobLedger.create(new_database(), clock=clock) as ledger:
-        yield ledger
-
-
 def days(root: StorageRoot, table: str = "credits") -> list[tuple[str, str]]:
     return [(row["_id"], str(row["partition_time"])[:10]) for row in rows_of(place(root))[table]]
 
 
 def test_a_job_that_was_tracked_again_before_restoring_goes_back_to_the_day_it_landed_on(
-    ledger: JobLedger, made_anew: JobLedger, root: StorageRoot, clock: FakeClock
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
     track(ledger, J, K)
     record(ledger, told(J, 3))  # K still waits, and only `statuses` shows it
     land(ledger, place(root))
     clock.jump(DAY / 1000)
-    track(made_anew, J, K, "never-landed")
-    record(made_anew, told("never-landed", 4))
+    track(second_ledger, J, K, "never-landed")
+    record(second_ledger, told("never-landed", 4))
     with pytest.raises(OwnershipError, match="ledger restore"):
-        adopted(made_anew, root)
-    report = restored(made_anew, root, clock)
+        adopted(second_ledger, root)
+    report = restored(second_ledger, root, clock)
     assert (report.problems, report.outcomes[Outcome.SETTLED], report.outcomes[Outcome.UPDATED]) == ([], 1, 1)
-    assert made_anew.inspection(ACCOUNT).broken_rules() == []
-    assert [job_of(made_anew, job_id).partition_at for job_id in (J, K)] == [NOW, NOW]
-    assert job_of(made_anew, "never-landed").partition_at == NOW + DAY
-    assert set(restored(made_anew, root, clock).outcomes) == {Outcome.UNCHANGED}
-    adopted(made_anew, root)
-    land(made_anew, place(root))
+    assert second_ledger.inspection(ACCOUNT).broken_rules() == []
+    assert [job_of(second_ledger, job_id).partition_at for job_id in (J, K)] == [NOW, NOW]
+    assert job_of(second_ledger, "never-landed").partition_at == NOW + DAY
+    assert set(restored(second_ledger, root, clock).outcomes) == {Outcome.UNCHANGED}
+    adopted(second_ledger, root)
+    land(second_ledger, place(root))
     assert sorted(days(root)) == [(J, TODAY), ("never-landed", TOMORROW)]
     assert sorted(days(root, "statuses")) == [(J, TODAY), (K, TODAY), ("never-landed", TOMORROW)]
 
 
 def test_an_hour_that_jobs_are_taken_out_of_asks_for_no_landing_any_more(
-    ledger: JobLedger, made_anew: JobLedger, root: StorageRoot, clock: FakeClock
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
     track(ledger, J)
     record(ledger, told(J, 3))
     land(ledger, place(root))
     clock.jump(DAY / 1000)
-    track(made_anew, J, K)
-    record(made_anew, told(K, 4))
-    kept = made_anew.heads(ACCOUNT)
+    track(second_ledger, J, K)
+    record(second_ledger, told(K, 4))
+    kept = second_ledger.heads(ACCOUNT)
     clock.jump(1)
-    record(made_anew, told(J, 3))  # Akool was asked again meanwhile
-    assert [head.hour_at for head in made_anew.heads(ACCOUNT)] == [head.hour_at for head in kept]
-    assert restored(made_anew, root, clock).problems == []
-    there, left = sorted(made_anew.heads(ACCOUNT), key=lambda head: head.hour_at)
+    record(second_ledger, told(J, 3))  # Akool was asked again meanwhile
+    assert [head.hour_at for head in second_ledger.heads(ACCOUNT)] == [head.hour_at for head in kept]
+    assert restored(second_ledger, root, clock).problems == []
+    there, left = sorted(second_ledger.heads(ACCOUNT), key=lambda head: head.hour_at)
     assert there.hour_at == NOW - NOW % HOUR
     assert [left] == kept
-    assert made_anew.inspection(ACCOUNT).broken_rules() == []
+    assert second_ledger.inspection(ACCOUNT).broken_rules() == []
 
 
-def test_a_dry_run_moves_no_job(ledger: JobLedger, made_anew: JobLedger, root: StorageRoot, clock: FakeClock) -> None:
+def test_a_dry_run_moves_no_job(
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
+) -> None:
     track(ledger, J)
     record(ledger, told(J, 3))
     land(ledger, place(root))
     clock.jump(DAY / 1000)
-    track(made_anew, J)
-    before = job_of(made_anew, J)
-    report = restored(made_anew, root, clock, dry_run=True)
+    track(second_ledger, J)
+    before = job_of(second_ledger, J)
+    report = restored(second_ledger, root, clock, dry_run=True)
     assert (report.outcomes, report.problems) == ({Outcome.SETTLED: 1}, [])
-    assert job_of(made_anew, J) == before
+    assert job_of(second_ledger, J) == before
 
 
 @pytest.mark.parametrize("unreadable", [False, True])
 def test_a_job_that_has_landed_on_two_days_stays_where_the_ledger_has_it_and_is_a_problem(
-    ledger: JobLedger, made_anew: JobLedger, root: StorageRoot, clock: FakeClock, unreadable: bool
+    ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock, unreadable: bool
 ) -> None:
     track(ledger, J, K)
     record(ledger, told(J, 3), told(K, 4))
     land(ledger, place(root))
     clock.jump(DAY / 1000)
-    track(made_anew, J)
-    record(made_anew, told(J, 3))
-    land(made_anew, place(root).with_name("elsewhere"))
+    track(second_ledger, J)
+    record(second_ledger, told(J, 3))
+    land(second_ledger, place(root).with_name("elsewhere"))
     for file in place(root).with_name("elsewhere").glob(f"*/*/{TOMORROW}.parquet"):
         copy = place(root) / file.relative_to(place(root).with_name("elsewhere"))
         copy.write_bytes(b"no Parquet" if unreadable else file.read_bytes())
-    report = restored(made_anew, root, clock, foreign=True)
+    report = restored(second_ledger, root, clock, foreign=True)
     assert f"1 jobs of {TODAY} have landed in another partition too, or may have: {J}." in " ".join(
         finding.what for finding in report.problems
     )
-    assert job_of(made_anew, J).partition_at == NOW + DAY
-    assert job_of(made_anew, K).partition_at == NOW
+    assert job_of(second_ledger, J).partition_at == NOW + DAY
+    assert job_of(second_ledger, K).partition_at == NOW
     if unreadable:
         return
     for file in place(root).glob(f"*/*/{TODAY}.parquet"):  # what the problem says is to be done
         file.unlink()
-    assert restored(made_anew, root, clock, foreign=True).problems == []
-    adopted(made_anew, root)
-    land(made_anew, place(root))
+    assert restored(second_ledger, root, clock, foreign=True).problems == []
+    adopted(second_ledger, root)
+    land(second_ledger, place(root))
     assert sorted(days(root)) == [(J, TOMORROW), (K, TODAY)]
