@@ -70,7 +70,7 @@ BOUNDARIES: tuple[Boundary, ...] = (
     Boundary(name="rename video", target=f"{_STORAGE}:OsFiles.replace", place=_RUN, suffix=".mp4"),
     Boundary(name="record stored video", target=f"{_LEDGER}.store_video", place=_RUN),
     Boundary(name="record failed video", target=f"{_LEDGER}.fail_video", place=_RUN),
-    Boundary(name="keep newer URL", target=f"{_LEDGER}.keep_video_url", place=_RUN, fault="expired_url", calls=2),
+    Boundary(name="keep newer URL", target=f"{_LEDGER}.keep_video_url", place=_RUN, fault="no_video_url", calls=2),
     Boundary(name="count revision", target="akool_dagster.ledger.ledger:next_revision", place=_COMMAND),
     Boundary(name="write changes", target="akool_dagster.ledger.ledger:write_changes", place=_TICK),
     Boundary(name="track ids", target=f"{_LEDGER}.track", place=_COMMAND),

@@ -14,7 +14,7 @@ STALE_SECONDS = 60.0
 
 SHORT_WAITS: tuple[tuple[str, str, object], ...] = (
     ("akool_dagster.ledger.ledger", "CLAIM_MS", 12_000),
-    ("akool_dagster.ledger.ledger", "Limits", partial(Limits, miss_grace_ms=15_000)),
+    ("akool_dagster.ledger.ledger", "Limits", partial(Limits, miss_grace_ms=15_000, urlless_polls=0)),
     ("akool_dagster.ledger.leases", "LEASE_MS", 12_000),
     ("akool_dagster.ledger.records", "LEASE_MS", 12_000),
     ("akool_dagster.ledger.leases", "RENEW_SECONDS", 0.5),
