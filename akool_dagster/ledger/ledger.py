@@ -49,6 +49,7 @@ from akool_dagster.ledger.rows import (
     locked_jobs,
     new_job_row,
     next_revision,
+    raise_hours,
     update_jobs,
     write_changes,
 )
@@ -314,21 +315,26 @@ class JobLedger:
     def keep_video_url(self, account: str, job_id: str, video_url: str, expires_at: int) -> None:
         """Keep a newer URL of a completed job's video; its end only moves on.
 
-        Everything else stays as Akool reported it when the job settled: what it cost then is what it cost.
+        Everything else stays as Akool reported it when the job settled: what it cost then is what it cost. The first
+        URL of a job that completed without one asks for a landing: its row has none.
         """
         with self._database.write() as connection:
             for job in locked_jobs(connection, account, [job_id]):
                 if job.state != JobState.COMPLETED or job.payload is None:
                     continue
-                newer = json.loads(job.payload) | {"video_url": video_url}
-                if newer != json.loads(job.payload):
+                known = json.loads(job.payload)
+                newer = known | {"video_url": video_url}
+                if newer != known:
+                    revision = next_revision(connection, self._clock.now_ms())
                     after = replace(
                         job,
                         payload=json.dumps(newer, ensure_ascii=False, separators=(",", ":")),
                         video_expires_at=max(job.video_expires_at or 0, expires_at),
-                        revision=next_revision(connection, self._clock.now_ms()),
+                        revision=revision,
+                        head=job.head if known.get("video_url") else revision,
                     )
                     update_jobs(connection, account, [(job, after)])
+                    raise_hours(self._database, connection, account, [after])
 
     # Videos
 

@@ -150,13 +150,21 @@ def test_a_video_moves_its_own_revision_and_only_its_end_moves_the_head(ledger: 
 
 
 def test_a_new_url_is_kept_and_shown_but_asks_for_no_landing(ledger: JobLedger) -> None:
-    complete(ledger, "a")
+    track(ledger, "a")
+    record(ledger, answered("a", 3, payload='{"_id":"a","status":3,"video_url":"https://cdn.example/1"}'))
     before, heads = job_of(ledger, "a"), ledger.heads(ACCOUNT)
     ledger.keep_video_url(ACCOUNT, "a", "https://cdn.example/2", NOW)
     job = job_of(ledger, "a")
     assert job == replace(before, payload=job.payload, revision=nth(3))
     assert json.loads(job.payload or "") == {"_id": "a", "status": 3, "video_url": "https://cdn.example/2"}
     assert ledger.heads(ACCOUNT) == heads
+
+
+def test_the_first_url_of_a_job_that_completed_without_one_asks_for_a_landing(ledger: JobLedger) -> None:
+    complete(ledger, "a")
+    ledger.keep_video_url(ACCOUNT, "a", "https://cdn.example/1", NOW)
+    assert (job_of(ledger, "a").revision, job_of(ledger, "a").head) == (nth(3), nth(3))
+    assert ledger.heads(ACCOUNT) == [HourHead(hour_at=THIS_HOUR, head=nth(3), video_head=nth(2))]
 
 
 @pytest.mark.parametrize("status", [None, 3, 4], ids=["pending", "completed", "failed"])
