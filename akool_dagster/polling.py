@@ -83,6 +83,7 @@ class PollReport:
     recorded: RecordReport = field(default_factory=RecordReport)
     unreadable: int = 0
     not_returned: int = 0
+    """Left out of Akool's answer, or refused with a code."""
     stopped: str | None = None
 
 

@@ -211,7 +211,7 @@ def _tables(ledger: JobLedger, account: str, found: Survey) -> Iterator[Finding]
         yield Finding(
             about="tables",
             what=f"{len(newer)} tables are at a higher revision than the ledger's rows: {named(newer)}. Their "
-            f"landings would be refused.",
+            "landings would be refused.",
             todo=f"The ledger was restored from an older backup, or was made anew: run {restore}.",
         )
 

@@ -31,6 +31,13 @@ def days(root: StorageRoot, table: str = "credits") -> list[tuple[str, str]]:
     return [(row["_id"], str(row["partition_time"])[:10]) for row in rows_of(place(root))[table]]
 
 
+def land_j_the_day_before(ledger: JobLedger, root: StorageRoot, clock: FakeClock) -> None:
+    track(ledger, J)
+    record(ledger, told(J, 3))
+    land(ledger, place(root))
+    clock.jump(DAY / 1000)
+
+
 def test_a_job_that_was_tracked_again_before_restoring_goes_back_to_the_day_it_landed_on(
     ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
@@ -57,10 +64,7 @@ def test_a_job_that_was_tracked_again_before_restoring_goes_back_to_the_day_it_l
 def test_an_hour_that_jobs_are_taken_out_of_asks_for_no_landing_any_more(
     ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
-    track(ledger, J)
-    record(ledger, told(J, 3))
-    land(ledger, place(root))
-    clock.jump(DAY / 1000)
+    land_j_the_day_before(ledger, root, clock)
     track(second_ledger, J, K)
     record(second_ledger, told(K, 4))
     kept = second_ledger.heads(ACCOUNT)
@@ -77,10 +81,7 @@ def test_an_hour_that_jobs_are_taken_out_of_asks_for_no_landing_any_more(
 def test_a_dry_run_moves_no_job(
     ledger: JobLedger, second_ledger: JobLedger, root: StorageRoot, clock: FakeClock
 ) -> None:
-    track(ledger, J)
-    record(ledger, told(J, 3))
-    land(ledger, place(root))
-    clock.jump(DAY / 1000)
+    land_j_the_day_before(ledger, root, clock)
     track(second_ledger, J)
     before = job_of(second_ledger, J)
     report = restored(second_ledger, root, clock, dry_run=True)
