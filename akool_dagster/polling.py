@@ -43,6 +43,10 @@ PAUSE_AFTER_REFUSAL_MS = 300_000
 LONGEST_PAUSE_MS = 3_600_000
 """However long Akool asks us to wait: one odd ``Retry-After`` must not stop polling for good."""
 RETRY_AFTER_TROUBLE_MS = 30_000
+CALL_SHARE = 0.5
+"""A call takes at most this share of the time that is left ..."""
+SHORTEST_CALL_SECONDS = 5.0
+"""... or this long: what never answers must leave time to ask for its halves."""
 TROUBLES_BEFORE_STOP = 2
 FAILURES_OF_AN_OUTAGE = 2
 """Calls that fail in a row, beyond those that it takes to halve down to one id, before the trouble is Akool's ..."""
@@ -196,9 +200,11 @@ class _PollPass:
 
         An id whose mere presence makes Akool answer HTTP 500 must not hold up the ids it happens to be asked with,
         and a gateway may refuse a call for its length. The first half is halved first: an id that failed alone is
-        parted from the others for good, also when everything that was asked fails.
+        parted from the others for good, also when everything that was asked fails. When the time is over before,
+        those of the last part that failed are asked for alone from then on.
         """
         parts = [ids]
+        suspects: dict[str, str] = {}
         failures = 0
         alone: dict[str, str] = {}
         try:
@@ -206,8 +212,17 @@ class _PollPass:
                 part = parts.pop(0)
                 try:
                     self._ask_in_halves(part, seen)
+                except AkoolDeadlineError:
+                    known = {one.job_id for one in seen} | alone.keys()
+                    seen.extend(
+                        Unreadable(job_id=job_id, error=error, alone=True, is_certain=False)
+                        for job_id, error in suspects.items()
+                        if job_id not in known
+                    )
+                    raise
                 except (AkoolTransientError, AkoolResponseError) as error:
                     failures += 1
+                    suspects = dict.fromkeys(part, str(error))
                     if len(part) == 1:
                         alone[part[0]] = str(error)
                     known = {one.job_id for one in seen} | alone.keys()
@@ -227,7 +242,7 @@ class _PollPass:
     def _ask_in_halves(self, ids: Sequence[str], seen: list[Observation]) -> None:
         """Ask for the ids; when Akool objects to one without saying which, in halves until it stands alone."""
         try:
-            answer = self._api.results(ids, deadline=self._deadline)
+            answer = self._results(ids)
         except (AkoolContentError, AkoolResponseError) as error:
             if error.code is None:
                 raise
@@ -243,6 +258,16 @@ class _PollPass:
         seen.extend(observation_of(row, now) for row in answer.rows.values())
         seen.extend(Unreadable(job_id=job_id, error=why) for job_id, why in answer.unparsable.items())
         seen.extend(Missed(job_id=job_id) for job_id in answer.missing)
+
+    def _results(self, ids: Sequence[str]) -> ResultsAnswer:
+        left = self._deadline.remaining()
+        share = min(left, max(SHORTEST_CALL_SECONDS, CALL_SHARE * left))
+        try:
+            return self._api.results(ids, deadline=Deadline(self._clock, share))
+        except AkoolDeadlineError as error:
+            if self._deadline.expired():
+                raise
+            raise AkoolTransientError(error.message, code=error.code) from error
 
     def _judge(self, call: Sequence[ClaimedJob], seen: Sequence[Observation]) -> None:
         """Record a call's answers, unless it looks as if Akool refuses the account and not the ids."""

@@ -15,6 +15,7 @@ from akool_dagster.api.errors import (
     AkoolThrottledError,
     AkoolTransientError,
 )
+from akool_dagster.api.models import ResultsAnswer
 from akool_dagster.clock import Deadline
 from akool_dagster.ledger import Job, JobLedger, JobState, TrackRequest
 from akool_dagster.polling import (
@@ -22,6 +23,7 @@ from akool_dagster.polling import (
     LONGEST_PAUSE_MS,
     PAUSE_AFTER_REFUSAL_MS,
     PAUSE_AFTER_THROTTLE_MS,
+    SHORTEST_CALL_SECONDS,
     PollReport,
     ResultsApi,
     run_poll_pass,
@@ -374,10 +376,79 @@ def test_a_pass_ends_when_its_time_is_over_and_keeps_what_it_has(
 
 
 def test_a_call_that_the_time_ran_out_on_is_due_again_at_once(ledger: JobLedger, poll: Poll, clock: FakeClock) -> None:
-    report = poll(ScriptedApi(ROWS, before=failing(AkoolDeadlineError("Over."), 2)))
+    def slow(number: int, ids: Sequence[str]) -> AkoolError | None:
+        clock.advance(40 if number == 1 else 5)
+        return AkoolDeadlineError("Over.") if number == 2 else None
+
+    report = poll(ScriptedApi(ROWS, before=slow))
     assert report.stopped == "the tick's time was over"
     assert settled(ledger) == IDS[:4]
     assert due(ledger, clock) == IDS[4:]
+    assert not any(job.poll_alone for job in jobs(ledger).values())
+
+
+class HangingApi(ScriptedApi):
+    """Gives no answer to a call that asks for an id in ``hangs``: each takes the time that it was given."""
+
+    def __init__(self, clock: FakeClock, hangs: Sequence[str]) -> None:
+        super().__init__(ROWS)
+        self.clock = clock
+        self.hangs = set(hangs)
+
+    def results(self, ids: Sequence[str], *, deadline: Deadline | None = None) -> ResultsAnswer:
+        if self.hangs.isdisjoint(ids):
+            return super().results(ids, deadline=deadline)
+        assert deadline is not None
+        self.asked.append(tuple(ids))
+        self.clock.advance(deadline.remaining())
+        raise AkoolDeadlineError("The time for this call ran out.")
+
+
+@pytest.mark.parametrize("bad", [[0], [5], [11], [0, 11]])
+def test_an_id_that_akool_never_answers_holds_up_the_others_for_a_few_passes_at_most(
+    ledger: JobLedger, poll: Poll, clock: FakeClock, bad: list[int]
+) -> None:
+    hangs = [IDS[number] for number in bad]
+    api = HangingApi(clock, hangs)
+    for _ in range(4):
+        poll(api, ids_per_request=12)
+        clock.advance(30)
+    assert settled(ledger) == [identifier for identifier in IDS if identifier not in hangs]
+    for identifier in hangs:
+        assert (jobs(ledger)[identifier].state, jobs(ledger)[identifier].poll_alone) == (JobState.PENDING, True)
+
+
+def test_a_call_that_never_ends_leaves_time_to_ask_for_its_halves(
+    ledger: JobLedger, poll: Poll, clock: FakeClock
+) -> None:
+    api = HangingApi(clock, IDS[11:])
+    poll(api, seconds=20, ids_per_request=12)
+    assert [len(ids) for ids in api.asked] == [12, 6, 6, 3, 3]  # 10 s, none, 5 s, none, the last 5 s
+    assert settled(ledger) == IDS[:9]
+
+
+def test_an_akool_that_answers_nobody_makes_few_ids_suspect_and_none_abandoned(
+    ledger: JobLedger, poll: Poll, clock: FakeClock
+) -> None:
+    clock.advance(8 * 86_400)
+    for _ in range(2):
+        report = poll(HangingApi(clock, IDS), ids_per_request=12)
+        assert report.stopped == "the tick's time was over"
+        clock.advance(30)
+    assert {job.state for job in jobs(ledger).values()} == {JobState.PENDING}
+    assert sum(job.poll_alone for job in jobs(ledger).values()) <= 6
+    for _ in range(2):
+        poll(ScriptedApi(ROWS), ids_per_request=12)
+        clock.advance(600)
+    assert settled(ledger) == IDS
+
+
+def test_what_little_time_is_left_at_the_end_of_a_pass_makes_nobody_suspect(
+    ledger: JobLedger, poll: Poll, clock: FakeClock
+) -> None:
+    poll(HangingApi(clock, IDS), seconds=SHORTEST_CALL_SECONDS)
+    assert not any(job.poll_alone for job in jobs(ledger).values())
+    assert due(ledger, clock) == IDS
 
 
 def test_no_time_at_all_means_no_call(ledger: JobLedger, poll: Poll, clock: FakeClock) -> None:
