@@ -93,6 +93,16 @@ def _reason_text(value: object) -> str:
     return str(value) if value else ""  # 0, False and null say nothing
 
 
+def is_usable_url(url: str | None) -> bool:
+    """Return whether this is an http(s) URL with a host."""
+    try:
+        parts = urlsplit(url or "")
+        parts.port  # noqa: B018  (raises for a port that is none)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", parts.netloc)
+
+
 class ResultRow(BaseModel):
     """One job as Akool reported it, free of secrets, built with ``ResultRow.model_validate(raw_row)``.
 
@@ -159,13 +169,8 @@ class ResultRow(BaseModel):
 
     @property
     def has_usable_video_url(self) -> bool:
-        """Whether there is an http(s) URL with a host to download from."""
-        try:
-            parts = urlsplit(self.video_url or "")
-            parts.port  # noqa: B018  (raises for a port that is none)
-        except ValueError:
-            return False
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", parts.netloc)
+        """Whether there is a URL to download from."""
+        return is_usable_url(self.video_url)
 
     @property
     def failure_reason(self) -> str | None:

@@ -312,11 +312,13 @@ class JobLedger:
             changed=shown,
         )
 
-    def keep_video_url(self, account: str, job_id: str, video_url: str, expires_at: int) -> None:
+    def keep_video_url(
+        self, account: str, job_id: str, video_url: str, expires_at: int, *, is_first: bool = False
+    ) -> None:
         """Keep a newer URL of a completed job's video; its end only moves on.
 
         Everything else stays as Akool reported it when the job settled: what it cost then is what it cost. The first
-        URL of a job that completed without one asks for a landing: its row has none.
+        usable URL of a job that completed without one asks for a landing: its row has none.
         """
         with self._database.write() as connection:
             for job in locked_jobs(connection, account, [job_id]):
@@ -331,10 +333,11 @@ class JobLedger:
                         payload=json.dumps(newer, ensure_ascii=False, separators=(",", ":")),
                         video_expires_at=max(job.video_expires_at or 0, expires_at),
                         revision=revision,
-                        head=job.head if known.get("video_url") else revision,
+                        head=revision if is_first else job.head,
                     )
                     update_jobs(connection, account, [(job, after)])
-                    raise_hours(self._database, connection, account, [after])
+                    if is_first:
+                        raise_hours(self._database, connection, account, [after])
 
     # Videos
 

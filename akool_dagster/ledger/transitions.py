@@ -37,7 +37,8 @@ class Limits:
     urlless_polls: int = 5
     """How often a status 3 without a usable ``video_url`` is looked at again before the video's run asks for it."""
     give_up_ms: int = 7 * DAY_MS
-    """How long a job is watched before it is ``abandoned``: as long as Akool keeps a video."""
+    """How long a job is watched before it is ``abandoned``: as long as Akool keeps a video. Two looks must be past it:
+    one tick under a clock that went ahead gives up nothing."""
 
 
 LookAgain = Callable[[int], int]
@@ -50,6 +51,7 @@ def observe(job: Job, seen: Observation, now_ms: int, look_again: LookAgain, lim
         return job
     # Since it is watched, not since it was made: an old job that is tracked today may still be about to end.
     watched_ms = now_ms - job.watched_since
+    too_old = watched_ms >= limits.give_up_ms
     # The changes are collected and made at once: each copy of a job costs as much as reading its row.
     changes: dict[str, object] = {
         "polls": job.polls + 1,
@@ -62,26 +64,33 @@ def observe(job: Job, seen: Observation, now_ms: int, look_again: LookAgain, lim
     }
     match seen:
         case Answered():
-            changes |= _answered(job, seen, now_ms, limits) | {"poll_alone": False}
+            urlless_polls = 0 if too_old else limits.urlless_polls
+            changes |= _answered(job, seen, now_ms, urlless_polls) | {"poll_alone": False}
         case Missed():
             changes |= _missed(job, seen, now_ms, limits)
         case Unreadable():
             changes |= {"last_error": seen.error, "poll_alone": job.poll_alone or seen.alone}
     # An outage says nothing of the job: its end may wait behind it.
     is_certain = not isinstance(seen, Unreadable) or seen.is_certain
-    if "state" not in changes and watched_ms >= limits.give_up_ms and is_certain:
+    if "state" not in changes and too_old and is_certain and _was_too_old(job, now_ms, limits):
         changes["state"] = JobState.ABANDONED
     return replace(job, **changes)  # type: ignore[arg-type]
 
 
-def _answered(job: Job, seen: Answered, now_ms: int, limits: Limits) -> dict[str, object]:
+def _was_too_old(job: Job, now_ms: int, limits: Limits) -> bool:
+    """Return whether the last look at the job, too, was past its age."""
+    last = job.last_polled_at
+    return last is not None and job.watched_since + limits.give_up_ms <= last <= now_ms
+
+
+def _answered(job: Job, seen: Answered, now_ms: int, urlless_polls: int) -> dict[str, object]:
     changes: dict[str, object] = {"status": seen.status, "payload": seen.payload}
     match seen.status:
         case 1:
             changes["queueing_seen_at"] = _first(job.queueing_seen_at, now_ms)
         case 2:
             changes["processing_seen_at"] = _first(job.processing_seen_at, now_ms)
-        case 3 if not seen.has_video_url and job.urlless_polls < limits.urlless_polls:
+        case 3 if not seen.has_video_url and job.urlless_polls < urlless_polls:
             changes |= {"urlless_polls": job.urlless_polls + 1, "last_error": NO_VIDEO_URL}
         case 3:
             changes |= {

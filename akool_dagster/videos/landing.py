@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 
 from akool_dagster.api.client import AkoolClient
-from akool_dagster.api.models import load_payload
+from akool_dagster.api.models import is_usable_url, load_payload
 from akool_dagster.clock import Clock, Deadline
 from akool_dagster.ledger import JobLedger
 from akool_dagster.ledger.records import DueVideo, VideoFailure
@@ -130,7 +130,8 @@ class VideoLanding:
         if refreshed.says is not AkoolSays.NEW_URL:
             return video.expires_at
         expires_at = max(video.expires_at, refreshed.expires_at_ms)
-        self._ledger.keep_video_url(self._account, outcome.job_id, refreshed.url, expires_at)
+        is_first = not _request(video).source_url
+        self._ledger.keep_video_url(self._account, outcome.job_id, refreshed.url, expires_at, is_first=is_first)
         return expires_at
 
     def _record_failure(self, failed: FailedVideo, expires_at: int) -> None:
@@ -150,9 +151,10 @@ class VideoLanding:
 
 def _request(video: DueVideo) -> VideoRequest:
     payload = load_payload(video.payload)
+    url = payload.get("video_url", "")
     return VideoRequest(
         job_id=video.job_id,
-        source_url=payload.get("video_url", ""),
+        source_url=url if is_usable_url(url) else "",  # without one Akool is asked
         expires_at_ms=video.expires_at,
         partition_at_ms=video.partition_at,
         attempts=video.attempts,

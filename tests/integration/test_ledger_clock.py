@@ -45,6 +45,7 @@ def test_a_job_tracked_under_a_clock_that_was_ahead_is_given_up_at_its_age_all_t
     assert job_of(ledger, "pending").watched_since == clock.now_ms()
     clock.advance(7 * DAY_SECONDS)
     record(ledger, answered("pending", 1))
+    record(ledger, answered("pending", 1))
     assert job_of(ledger, "pending").state == "abandoned"
 
 

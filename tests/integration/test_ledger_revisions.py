@@ -37,6 +37,7 @@ THIS_HOUR = NOW - NOW % HOUR
 def _abandon(ledger: JobLedger, clock: FakeClock) -> None:
     clock.advance(7 * DAY / 1000)
     record(ledger, answered("a", 1))
+    record(ledger, answered("a", 1))
 
 
 SHOWN_AND_ASKING: dict[str, Change] = {
@@ -162,7 +163,7 @@ def test_a_new_url_is_kept_and_shown_but_asks_for_no_landing(ledger: JobLedger) 
 
 def test_the_first_url_of_a_job_that_completed_without_one_asks_for_a_landing(ledger: JobLedger) -> None:
     complete(ledger, "a")
-    ledger.keep_video_url(ACCOUNT, "a", "https://cdn.example/1", NOW)
+    ledger.keep_video_url(ACCOUNT, "a", "https://cdn.example/1", NOW, is_first=True)
     assert (job_of(ledger, "a").revision, job_of(ledger, "a").head) == (nth(3), nth(3))
     assert ledger.heads(ACCOUNT) == [HourHead(hour_at=THIS_HOUR, head=nth(3), video_head=nth(2))]
 

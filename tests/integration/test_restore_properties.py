@@ -133,6 +133,7 @@ def live(
         case "abandoned":
             clock.advance(HOUR / 1000)
             see(answer(life, 1, clock))
+            see(answer(life, 1, clock))
 
 
 def live_on_as_a_video(ledger: JobLedger, account: str, clock: FakeClock, life: Life) -> None:

@@ -122,14 +122,17 @@ def test_a_newer_url_changes_nothing_else_of_what_akool_reported(land: Landing) 
     assert payload["video_url"].startswith(f"{land.emulator.base_url}/cdn/1")
 
 
-def test_a_video_without_a_url_is_asked_for_until_it_has_one(land: Landing) -> None:
-    land.complete(IDS[0], None)
+@pytest.mark.parametrize("unusable", [None, "", " ", "null", "/videos/1.mp4", "https://"])
+def test_a_video_without_a_usable_url_is_asked_for_until_it_has_one(land: Landing, unusable: str | None) -> None:
+    land.complete(IDS[0], unusable)
+    head = land.jobs[IDS[0]].head
     land.emulator.faults.add("no_video_url", times=3)
     for _ in range(3):
         assert (land().lost, land.jobs[IDS[0]].video_state) == (0, VideoState.PENDING)
         assert land.jobs[IDS[0]].video_error == "Its URL is not known. Akool gives no URL for it any more."
         until_due(land, IDS[0])
     assert land().stored == 1
+    assert land.jobs[IDS[0]].head > head  # its row shows none
 
 
 def test_a_video_that_never_gets_a_url_is_lost_when_its_seven_days_are_over(land: Landing) -> None:

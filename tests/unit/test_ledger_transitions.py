@@ -129,12 +129,37 @@ def test_the_first_sight_of_a_status_stays(job: Job, observation: Observation) -
 
 
 @given(jobs(), observations)
-def test_a_job_is_never_pending_past_its_give_up_age(job: Job, observation: Observation) -> None:
+def test_no_second_look_past_its_give_up_age_leaves_a_job_pending(job: Job, observation: Observation) -> None:
     after = seen(job, observation)
     too_old = NOW - job.watched_since >= LIMITS.give_up_ms
-    assert not (too_old and after.state == JobState.PENDING)
+    was_too_old = job.last_polled_at is not None and job.last_polled_at - job.watched_since >= LIMITS.give_up_ms
+    assert not (too_old and was_too_old and after.state == JobState.PENDING)
     if after.state == JobState.ABANDONED and job.state == JobState.PENDING:
         assert too_old
+        assert was_too_old
+
+
+@given(jobs(), st.booleans())
+def test_what_akool_calls_completed_is_never_abandoned_for_its_missing_url(job: Job, has_video_url: bool) -> None:
+    done = Answered(
+        job_id="a", status=3, payload="{}", has_video_url=has_video_url, video_expires_at=NOW, failure_reason=None
+    )
+    old = replace(job, state=JobState.PENDING, watched_since=NOW - LIMITS.give_up_ms)
+    assert seen(old, done).state == JobState.COMPLETED
+
+
+def test_one_look_under_a_clock_that_went_ahead_gives_up_nothing() -> None:
+    def look(job: Job, at: int) -> Job:
+        return observe(job, answer, at, lambda age_ms: 0, LIMITS)
+
+    answer = Answered(job_id="a", status=2, payload="{}", has_video_url=False, video_expires_at=NOW)
+    job = look(replace(_bare(), watched_since=NOW), NOW + 30 * DAY)
+    for minute in range(20):
+        job = look(job, NOW + minute * 60_000)
+    assert job.state == JobState.PENDING
+    job = look(job, NOW + LIMITS.give_up_ms)
+    assert job.state == JobState.PENDING
+    assert look(job, NOW + LIMITS.give_up_ms + 1).state == JobState.ABANDONED
 
 
 @given(jobs(), observations)
