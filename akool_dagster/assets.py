@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from akool_dagster.clock import Clock, SystemClock
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.io_manager import TABLE_METADATA
+from akool_dagster.io_manager import TABLE_METADATA, ParquetIOManager
 from akool_dagster.landing import LandingKind, PartitionGrid
 from akool_dagster.ledger import Job, JobLedger, JobState, LedgerUnavailableError, PartitionSnapshot, VideoState
 from akool_dagster.ownership import FIRST_LANDING_METADATA, LEDGER_METADATA, REVISION_METADATA, ensure_owner
@@ -90,7 +90,7 @@ def build_tables_asset(
         deps=[names.asset("jobs")],
         can_subset=True,
         partitions_def=partitions_def,  # without a backfill policy: a run for each partition
-        required_resource_keys={names.ledger},
+        required_resource_keys={names.ledger, names.tables},
     )
     def land_tables(context: dg.AssetExecutionContext) -> Iterator[dg.Output[pd.DataFrame]]:
         resource: JobLedgerResource = getattr(context.resources, names.ledger)
@@ -117,7 +117,8 @@ def build_tables_asset(
                     output_name=name,
                     metadata=_landing_metadata(RESULT_TABLES[name], table, snapshot, snapshot.revision) | first,
                 )
-            if first:
+            # Another IO manager does not mark the storage root, and a missing mark would be taken for a missing mount.
+            if first and isinstance(getattr(context.resources, names.tables), ParquetIOManager):
                 landings.note_first()
 
     return land_tables

@@ -70,11 +70,12 @@ def build_akool_definitions(
         run_start_seconds: Seconds that a run may take from its launch to its first line of work (a container may have
             to be pulled). A run that was killed before is replaced only after this long.
         video_store: How videos are downloaded; a `VideoStoreResource` at ``storage_root`` by default.
-        io_manager: What writes and reads the tables; a `ParquetIOManager` at ``storage_root`` by default.
+        io_manager: What writes and reads the tables; a `ParquetIOManager` at ``storage_root`` by default. One of
+            another kind replaces a partition without the checks against an older or foreign ledger.
         clock: The time of the sensor and the downloads, for tests; the machine's by default.
 
     Raises:
-        ValueError: for a prefix, table, granularity or number that cannot work.
+        ValueError: for a prefix, table, granularity, number or storage root that cannot work.
     """
     check_account(prefix)
     names = AccountNames(prefix=prefix)
@@ -93,6 +94,14 @@ def build_akool_definitions(
     }.items():
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"{name} is {seconds}: it must be a number of seconds, and not below 0.")
+
+    tables_writer = ParquetIOManager(storage_root=storage_root) if io_manager is None else io_manager
+    store = video_store or VideoStoreResource(storage_root=storage_root)
+    if videos and isinstance(tables_writer, ParquetIOManager) and tables_writer.storage_root != store.storage_root:
+        raise ValueError(
+            "Tables and videos belong in one storage root, which `ledger.json` marks as this ledger's: give "
+            "video_store and io_manager the same storage_root as build_akool_definitions."
+        )
 
     partitions_def = partitions_for(grid)
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [build_jobs_asset(names)]
@@ -122,10 +131,10 @@ def build_akool_definitions(
     resources: dict[str, Any] = {
         names.akool: akool,
         names.ledger: ledger,
-        names.tables: io_manager or ParquetIOManager(storage_root=storage_root),
+        names.tables: tables_writer,
     }
     if videos:
-        resources[names.videos] = video_store or VideoStoreResource(storage_root=storage_root)
+        resources[names.videos] = store
     return dg.Definitions(assets=assets, jobs=jobs, sensors=[sensor], resources=resources)
 
 

@@ -228,14 +228,11 @@ def _is_doubtful(state: PartitionState, landing: KnownLanding | None, now_ms: in
 
 
 def dirty_states(
-    states: Iterable[PartitionState],
-    looked_up: Mapping[tuple[str, str], KnownLanding],
-    limit: int = CHECKS_PER_TICK,
+    states: Iterable[PartitionState], looked_up: Mapping[tuple[str, str], KnownLanding]
 ) -> list[PartitionState]:
     """Return the partitions with something that has not landed, of those just looked up in the event log.
 
-    Those with due videos are dirty whatever the event log says: the first to expire of them, and no more than
-    ``limit``, since each dirty partition costs a query for its runs.
+    Those with due videos are dirty whatever the event log says, and come last, the first to expire of them first.
     """
     behind: list[PartitionState] = []
     due: list[PartitionState] = []
@@ -245,7 +242,7 @@ def dirty_states(
             due.append(state)
         elif landing is not None and (landing.revision is None or landing.revision < state.head):
             behind.append(state)
-    return behind + sorted(due, key=lambda state: state.earliest_expiry or 0)[:limit]
+    return behind + sorted(due, key=lambda state: state.earliest_expiry or 0)
 
 
 def lowest_revision(landed: Iterable[int | None]) -> int | None:
@@ -261,6 +258,8 @@ class Decision:
     state: PartitionState
     request: bool
     reason: str
+    last_asked_at: int = 0
+    """When its last run was asked for; 0 when none is known."""
 
 
 def decide(
@@ -291,7 +290,12 @@ def decide(
             if failures:
                 reason += f", after {failures} failed run{'s' * (failures > 1)}"
             return Decision(state=state, request=False, reason=reason)
-    return Decision(state=state, request=True, reason=f"{state.due} videos due" if state.due else "new results")
+    return Decision(
+        state=state,
+        request=True,
+        reason=f"{state.due} videos due" if state.due else "new results",
+        last_asked_at=runs[0].created_at if runs else 0,
+    )
 
 
 def _failures(runs: Sequence[RunFacts]) -> int:
@@ -314,15 +318,20 @@ def _last_moment(run: RunFacts) -> int:
 
 
 def choose(decisions: Iterable[Decision], limit: int = REQUESTS_PER_TICK) -> list[PartitionState]:
-    """Return the partitions to ask for: first to expire first, tables and videos in turn, at most ``limit``."""
-    asked = [decision.state for decision in decisions if decision.request]
+    """Return the partitions to ask for, at most ``limit``.
+
+    In turn: the videos that expire first, the oldest tables, and the videos that were asked for longest ago, so that
+    many partitions whose host is down do not keep the others waiting.
+    """
+    asked = [decision for decision in decisions if decision.request]
     videos = sorted(
-        (state for state in asked if state.kind == LandingKind.VIDEOS),
-        key=lambda state: (state.earliest_expiry is None, state.earliest_expiry or 0, state.key),
+        (one for one in asked if one.state.kind == LandingKind.VIDEOS),
+        key=lambda one: (one.state.earliest_expiry is None, one.state.earliest_expiry or 0, one.state.key),
     )
-    tables = sorted((state for state in asked if state.kind == LandingKind.TABLES), key=lambda state: state.head)
-    turns = chain.from_iterable(zip_longest(videos, tables))
-    return [state for state in turns if state is not None][:limit]
+    tables = sorted((one for one in asked if one.state.kind == LandingKind.TABLES), key=lambda one: one.state.head)
+    waiting = sorted(videos, key=lambda one: one.last_asked_at)
+    turns = chain.from_iterable(zip_longest(videos, tables, waiting))
+    return list(dict.fromkeys(one.state for one in turns if one is not None))[:limit]
 
 
 def _to_ms(moment: datetime) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from typing import Any
 
 import dagster as dg
@@ -141,6 +142,14 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
     @classmethod
     def _refuse_credentials(cls, value: object) -> object:
         return without_credentials(value)
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _refuse_what_is_no_network(cls, networks: list[str]) -> list[str]:
+        for network in networks:
+            if not isinstance(network, dg.EnvVar):
+                ip_network(network)
+        return networks
 
     def root(self) -> StorageRoot:
         """Return the storage root. Raises `StorageError` for a relative path or a missing fsspec driver."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -136,6 +136,8 @@ class _Tick:
             trouble = error
         grid = self._settings.grid
         counts = self._ledger.counts(self._account, grid.start_ms, grid.end_ms(self._clock.now_ms()))
+        if not self._settings.videos:  # nothing waits for what nobody downloads
+            counts = replace(counts, videos={})
         message = "; ".join(
             part for part in (poll_sentence(report), counts_sentence(counts), landings_sentence(decisions, requested))
         )
@@ -172,11 +174,10 @@ class _Tick:
             frozenset(kinds),
             now,
         )
-        known = self._ledger.landings(self._account).known()
+        landings = self._ledger.landings(self._account)
         looked_up: dict[tuple[str, str], KnownLanding] = {}
         counter = self._ledger.revision()
-        landings = self._ledger.landings(self._account)
-        for state in self._in_time(to_check(states, known, now)):
+        for state in self._in_time(to_check(states, landings.known(), now)):
             landed = self._landed_revisions(state)
             looked_up[state.kind, state.key] = KnownLanding(revision=lowest_revision(landed), checked_at=now)
             highest = max((revision or 0 for revision in landed), default=0)

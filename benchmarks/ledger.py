@@ -108,7 +108,7 @@ def _our_round(ledger: JobLedger, status: JobStatus) -> float:
             status=int(status),
             payload=_payload(claim.job_id, status),
             has_video_url=status is JobStatus.COMPLETED,
-            video_expires_at=claim.due_at,
+            video_expires_at=0,
         )
         for claim in claims
     ]

@@ -14,7 +14,7 @@ def credits_by_day(context: dg.AssetExecutionContext, spent: pd.DataFrame) -> pd
     """Credits, seconds of video and jobs for each day and resolution, over every day that has landed."""
     by_day = (
         spent.assign(day=spent["partition_time"].dt.strftime("%Y-%m-%d"))
-        .groupby(["day", "resolution"], as_index=False)
+        .groupby(["day", "resolution"], as_index=False, dropna=False)
         .agg(
             jobs=("_id", "count"),
             credits=("deduction_credit", "sum"),

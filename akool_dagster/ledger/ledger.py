@@ -268,10 +268,7 @@ class JobLedger:
         if not self._database.is_sqlite:
             due = due.with_for_update(skip_locked=True)
         with self._database.write() as connection:
-            claimed = [
-                ClaimedJob(job_id=row.job_id, poll_alone=row.poll_alone, due_at=row.next_poll_at)
-                for row in connection.execute(due)
-            ]
+            claimed = [ClaimedJob(job_id=row.job_id, poll_alone=row.poll_alone) for row in connection.execute(due)]
             self._set_next_poll(connection, account, [job.job_id for job in claimed], now + CLAIM_MS)
         return claimed
 

@@ -163,7 +163,6 @@ class ClaimedJob:
 
     job_id: str
     poll_alone: bool
-    due_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

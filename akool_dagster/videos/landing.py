@@ -32,8 +32,6 @@ class VideoLandingReport:
     api_calls: int = 0
     deferred: int = 0
     """Not begun, and no attempt counted, because their host was in trouble."""
-    left: bool = False
-    """Whether the time was over before every due video was begun."""
 
 
 class VideoLanding:
@@ -97,6 +95,8 @@ class VideoLanding:
             )
         for host, number in summary.deferred.items():
             self._log(f"{host} failed {GIVE_UP_AFTER} times in a row. Its videos that wait for the next run: {number}.")
+        if summary.out_of_time:
+            self._log("The time for new downloads is over: the rest waits for the next run.")
         return VideoLandingReport(
             stored=summary.stored,
             failed=summary.failed,
@@ -104,7 +104,6 @@ class VideoLanding:
             bytes=summary.bytes,
             api_calls=self._refresher.calls,
             deferred=sum(summary.deferred.values()),
-            left=summary.out_of_time,
         )
 
     def _show(self, progress: Progress) -> None:

@@ -189,6 +189,18 @@ def test_the_age_of_a_job_that_hangs_is_observed_every_ten_minutes_and_its_end_a
     assert observations() == 4  # nothing is in flight
 
 
+def test_videos_that_nobody_downloads_are_not_waited_for(deployment: Deployment) -> None:
+    deployment.rebuild(videos=False)
+    job_id = days_ago(1)
+    deployment.emulator.add_job(emulated(job_id))
+    deployment.track(job_id)
+    deployment.settle()
+    assert "to download" not in deployment.tick().message
+    records = deployment.instance.fetch_observations(dg.AssetKey(["akool", "jobs"]), limit=1).records
+    assert records[0].asset_observation is not None
+    assert records[0].asset_observation.metadata["akool/videos_pending"].value == 0
+
+
 def test_a_deployment_without_a_ledger_skips_its_ticks_and_fails_its_runs(deployment: Deployment) -> None:
     assert "akool-dagster track" in deployment.tick().message
     assert "akool-dagster track" in failure_of(deployment.land("akool_land_results", DAY))

@@ -208,7 +208,8 @@ def test_bad_videos_never_stop_the_others(land: Landing) -> None:
 def test_videos_that_no_time_was_left_for_stay_due(land: Landing) -> None:
     land.poll()
     report = land(run_seconds=0.0)
-    assert report == VideoLandingReport(left=True)
+    assert report == VideoLandingReport()
+    assert land.log[-1] == "The time for new downloads is over: the rest waits for the next run."
     assert {job.video_attempts for job in land.jobs.values()} == {0}
     assert land().stored == 4
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 import pytest
 
 import akool_dagster
-from akool_dagster import TABLES, AkoolResource, JobLedgerResource, build_akool_definitions
+from akool_dagster import TABLES, AkoolResource, JobLedgerResource, ParquetIOManager, build_akool_definitions
 from akool_dagster.resources import VideoStoreResource
 from akool_dagster.videos.fetch import FetchLimits
 from akool_dagster.videos.stall import MinimumPace
+from example_repo.usage import credits_by_day
 
 SECRET = "MARKED-SECRET-4711"
 
@@ -95,11 +97,26 @@ def test_partitions_may_be_hourly() -> None:
         {"prefix": "a/b"},
         {"prefix": "my-team"},
         {"prefix": ""},
+        {"prefix": "2024team"},
+        {"prefix": "_team"},
+        {"prefix": "class"},
+        {"video_store": VideoStoreResource(storage_root="/data/elsewhere")},
+        {"io_manager": ParquetIOManager(storage_root="/data/elsewhere")},
     ],
 )
 def test_what_cannot_work_is_refused_when_the_definitions_are_built(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         build(**options)
+
+
+def test_tables_that_another_io_manager_keeps_may_lie_elsewhere() -> None:
+    build(io_manager=dg.mem_io_manager, video_store=VideoStoreResource(storage_root="/data/elsewhere"))
+
+
+def test_what_is_no_network_is_refused_when_the_resource_is_made() -> None:
+    assert VideoStoreResource(storage_root="/data", allowed_networks=["10.0.0.0/8"]).allowed_networks
+    with pytest.raises(ValueError, match=r"10\.0\.0\.1/8"):
+        VideoStoreResource(storage_root="/data", allowed_networks=["10.0.0.1/8"])
 
 
 def test_no_resource_shows_a_secret_in_its_repr() -> None:
@@ -156,3 +173,11 @@ def test_every_limit_of_downloads_can_be_set_and_reaches_them() -> None:
 
 def test_the_limits_of_downloads_are_the_same_with_and_without_dagster() -> None:
     assert VideoStoreResource(storage_root="/data/akool").limits() == FetchLimits()
+
+
+def test_the_example_counts_what_jobs_without_a_resolution_cost() -> None:
+    rows = {"_id": ["a", "b"], "resolution": ["720p", None], "deduction_credit": [100.0, 20.0], "video_duration": 5.0}
+    spent = pd.DataFrame(rows | {"partition_time": pd.Timestamp("2026-03-14", tz="UTC")}).convert_dtypes()
+    by_day = credits_by_day(dg.build_asset_context(), spent)
+    assert isinstance(by_day, pd.DataFrame)
+    assert by_day["credits"].sum() == 120

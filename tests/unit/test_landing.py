@@ -338,11 +338,10 @@ def test_videos_without_due_ones_are_dirty_when_their_manifest_is_behind() -> No
     assert dirty_states([state], landed([state], revision=10)) == []
 
 
-def test_of_many_partitions_with_due_videos_the_first_to_expire_are_taken() -> None:
+def test_partitions_with_due_videos_come_last_and_the_first_to_expire_of_them_first() -> None:
     states = [videos(day, due=1, expiry=1000 - day) for day in range(80)]
-    chosen = dirty_states(states, {})
-    assert len(chosen) == CHECKS_PER_TICK
-    assert chosen == sorted(states, key=lambda state: state.earliest_expiry or 0)[:50]
+    behind = tables(0)
+    assert dirty_states([*states, behind], landed([behind], revision=0)) == [behind, *reversed(states)]
 
 
 @pytest.mark.parametrize(

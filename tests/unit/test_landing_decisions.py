@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -287,6 +289,29 @@ def test_a_tick_asks_for_twenty_at_most() -> None:
     chosen = choose(decisions)
     assert len(chosen) == REQUESTS_PER_TICK == 20
     assert {state.head for state in chosen} == set(range(10))
+
+
+def test_many_partitions_whose_videos_never_come_do_not_keep_another_waiting() -> None:
+    keys_of_dead = [f"dead {n}" for n in range(100)]
+    expiries = {key: number for number, key in enumerate([*keys_of_dead, "healthy"])}
+    asked_at = dict.fromkeys(keys_of_dead, 0)
+    for tick in range(1, 12):
+        decisions = [
+            replace(wanted(LandingKind.VIDEOS, key, expiry=expiry), last_asked_at=asked_at.get(key, 0))
+            for key, expiry in expiries.items()
+        ]
+        chosen = keys(decisions)
+        assert chosen[0] == "dead 0"  # the first to expire
+        asked_at |= dict.fromkeys(chosen, tick)
+        if "healthy" in asked_at:
+            return
+    raise AssertionError("it was never asked for")
+
+
+def test_a_request_knows_when_its_partition_was_asked_for_last() -> None:
+    run = ended_run(ago=600)
+    assert decide(VIDEOS, [run, ended_run("before", ago=900)], None, NOW).last_asked_at == run.created_at
+    assert decide(VIDEOS, [], None, NOW).last_asked_at == 0
 
 
 def test_what_is_not_to_be_asked_for_is_not_chosen() -> None:

@@ -245,7 +245,7 @@ class _MemoryLedger:
     """The methods that a pass uses, for one claim of ids: a file would only slow a property down."""
 
     def __init__(self, ids: Sequence[str]) -> None:
-        self.waiting = [ClaimedJob(job_id=identifier, poll_alone=False, due_at=0) for identifier in ids]
+        self.waiting = [ClaimedJob(job_id=identifier, poll_alone=False) for identifier in ids]
         self.recorded: list[Observation] = []
         self.released: list[str] = []
 
