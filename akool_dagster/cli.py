@@ -80,6 +80,9 @@ def track(ids: tuple[str, ...], source: str | None, labels: tuple[str, ...], aga
     url = ledger_url_from(os.environ)
     is_new = not _is_there(url)
     with JobLedger.create(url) as ledger:
+        known = ledger.inspection(account).accounts()
+        if known and account not in known:
+            click.echo(f"Note: the ledger had no jobs of {account} yet, but of {', '.join(known)}.", err=True)
         report = ledger.track(account, requests, again=again)
         parts = [f"{report.added} new", f"{report.known} tracked already"]
         if report.repeated:

@@ -280,7 +280,9 @@ def decide(
         # A killed run stays "started" in Dagster for ever. Once it or a newer one had the lease, the lease alone tells.
         leased_since = leased_since or (lease is not None and lease.owner == run.run_id)
         if run.stage == RunStage.UNFINISHED and not leased_since and abs(now_ms - run.created_at) < run_start_ms:
-            return Decision(state=state, request=False, reason=f"run {run.run_id} is starting")
+            left_s = (run_start_ms - abs(now_ms - run.created_at)) / 1000
+            reason = f"run {run.run_id} is starting, and counts as dead if it does nothing for another {left_s:.0f} s"
+            return Decision(state=state, request=False, reason=reason)
     if runs:
         failures = _failures(runs)
         wait_ms = _wait_ms(state.kind, runs[0], failures, ask_again_ms)

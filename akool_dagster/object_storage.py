@@ -21,7 +21,9 @@ UPLOAD_SECONDS = 120.0
 """What any upload may take, the driver's retries included, and then a second for each `LEAST_BYTES_PER_SECOND`."""
 LEAST_BYTES_PER_SECOND = 128 * 1024
 READ_SECONDS = 300.0
-"""What looking at, listing or reading one object may take: a day's table is read in seconds."""
+"""What listing a folder or reading one object may take: a day's table is read in seconds."""
+LOOK_SECONDS = 60.0
+"""What looking at one object may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,7 @@ class ObjectStore:
         self._files.invalidate_cache(key.rpartition("/")[0])
         try:
             # Not ``exists``: fsspec's own takes every error, an outage too, for a "no".
-            info = self._asked("info", key)
+            info = self._asked("info", key, seconds=LOOK_SECONDS)
         except (FileNotFoundError, NotADirectoryError) as error:
             _refuse_missing_bucket(error)
             return NOTHING
@@ -106,7 +108,7 @@ class ObjectStore:
     def read(self, key: str) -> bytes | None:
         """Return a file's content, or None when there is none."""
         try:
-            return cast(bytes, self._asked("cat_file", key))
+            return cast(bytes, self._asked("cat_file", key, seconds=READ_SECONDS))
         except (FileNotFoundError, NotADirectoryError) as error:
             _refuse_missing_bucket(error)
             return None
@@ -115,7 +117,7 @@ class ObjectStore:
         """Return the names of the files right below a key, sorted, past every cache; none where nothing is."""
         self._files.invalidate_cache(folder)
         try:
-            entries = self._asked("ls", folder, detail=True)
+            entries = self._asked("ls", folder, seconds=READ_SECONDS, detail=True)
         except (FileNotFoundError, NotADirectoryError) as error:
             _refuse_missing_bucket(error)
             return []
@@ -173,15 +175,15 @@ class ObjectStore:
                 _alone(self._files.rm_file, hidden)
             raise
 
-    def _asked(self, method: str, *args: Any, **options: Any) -> Any:
+    def _asked(self, method: str, *args: Any, seconds: float, **options: Any) -> Any:
         """Call one of the driver's methods that read, which would wait for ever for a store that drips."""
         if not isinstance(self._files, AsyncFileSystem):
             return _alone(getattr(self._files, method), *args, **options)
         call = getattr(self._files, f"_{method}")
         try:
-            return _alone(sync, self._files.loop, call, *args, timeout=READ_SECONDS, **options)
+            return _alone(sync, self._files.loop, call, *args, timeout=seconds, **options)
         except FSTimeoutError:
-            raise OSError(f"the storage did not answer within {READ_SECONDS:.0f} s") from None
+            raise OSError(f"the storage did not answer within {seconds:.0f} s") from None
 
     def _put(self, source: Path, key: str, size: int, options: Mapping[str, Any]) -> None:
         if not isinstance(self._files, AsyncFileSystem):

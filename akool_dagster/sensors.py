@@ -335,8 +335,12 @@ def counts_sentence(counts: Counts) -> str:
         sentence += f", {counts.before_first_partition} in no partition"
     if counts.after_current_partition:
         sentence += f", {counts.after_current_partition} in partitions to come (tracked under a clock that went ahead)"
-    waiting = counts.videos.get("pending", 0)
-    return f"{sentence}, {_number(waiting, 'video')} to download" if waiting else sentence
+    videos = counts.videos.get("pending", 0)
+    if videos:
+        sentence += f", {_number(videos, 'video')} to download"
+        if counts.videos_waiting:
+            sentence += f" ({counts.videos_waiting} not yet to be tried again)"
+    return sentence
 
 
 def landings_sentence(decisions: Sequence[Decision], requested: Sequence[PartitionState]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -122,7 +123,9 @@ class Database:
     @property
     def shown(self) -> str:
         """Return the URL without its password and its query, which may hold one too, for messages."""
-        return self.url.set(query={}).render_as_string(hide_password=True)
+        shown = self.url.set(query={}).render_as_string(hide_password=True)
+        schema = re.search(r"search_path=([\w,]+)", str(self.url.query.get("options", "")))
+        return f"{shown} (schema {schema[1]})" if schema else shown
 
     def close(self) -> None:
         """Close every connection."""
@@ -219,6 +222,11 @@ class Database:
         """Return the schema's version, or None where there is no ledger."""
         with self.read() as connection:
             if not sa.inspect(connection).has_table(VERSION_TABLE):
+                if not self.is_sqlite and connection.scalar(sa.func.current_schema()) is None:
+                    raise LedgerUnavailableError(
+                        f"The ledger {self.shown} cannot be used now: this role may use no schema of its search_path, "
+                        "or there is none of that name. GRANT USAGE ON SCHEMA … TO … lets it."
+                    )
                 return None
             row = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).first()  # noqa: S608
             return None if row is None else str(row[0])

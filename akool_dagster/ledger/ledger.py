@@ -468,6 +468,7 @@ class JobLedger:
             overdue = connection.execute(due.where(jobs.c.next_poll_at <= now - OVERDUE_MS)).scalar_one()
             all_mine = sa.select(sa.func.count()).where(mine)
             early = all_mine.where(jobs.c.partition_at < first_partition_at)
+            waiting = all_mine.where(VIDEO_IS_PENDING, jobs.c.video_next_at > now)
             late = all_mine.where(jobs.c.partition_at >= next_partition_at) if next_partition_at else None
             return Counts(
                 states=states,
@@ -478,6 +479,7 @@ class JobLedger:
                 overdue=overdue,
                 before_first_partition=connection.execute(early).scalar_one(),
                 after_current_partition=0 if late is None else connection.execute(late).scalar_one(),
+                videos_waiting=connection.execute(waiting).scalar_one(),
             )
 
     def iter_jobs(self, account: str, state: str | None = None) -> Iterator[Job]:

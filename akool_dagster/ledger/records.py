@@ -241,6 +241,8 @@ class Counts:
     before_first_partition: int
     after_current_partition: int
     """Jobs that lie in a partition which has not begun: they were tracked under a clock that went ahead."""
+    videos_waiting: int
+    """Pending videos whose next attempt is not due yet."""
 
     @property
     def pending(self) -> int:

@@ -185,6 +185,14 @@ def test_accounts_are_kept_apart(command: Command) -> None:
     assert command.json("--account", "second")[0]["_id"] == job_id(1)
 
 
+def test_an_account_that_the_ledger_does_not_know_yet_is_noticed_beside_others(command: Command) -> None:
+    assert command("track", job_id(1)).stderr == ""
+    noticed = command("track", "--account", "akol", job_id(2))
+    assert noticed.exit_code == 0
+    assert noticed.stderr == "Note: the ledger had no jobs of akol yet, but of akool.\n"
+    assert command("track", "--account", "akol", job_id(3)).stderr == ""
+
+
 def test_an_account_that_cannot_be_a_prefix_is_a_usage_error(command: Command) -> None:
     for arguments in (["track", job_id(1)], ["jobs"], ["ledger", "check"]):
         for account in ("a/b", "my-team", "../akool", ""):

@@ -31,6 +31,7 @@ def test_an_empty_account_counts_nothing(ledger: JobLedger) -> None:
         overdue=0,
         before_first_partition=0,
         after_current_partition=0,
+        videos_waiting=0,
     )
     assert ledger.counts(ACCOUNT).pending == 0
 
@@ -56,6 +57,14 @@ def test_every_kind_of_job_is_counted_under_its_name(ledger: JobLedger, clock: F
     assert counts.pending_statuses == {"queueing": 1, "processing": 1, "completed": 1, "unknown": 1, "unseen": 1}
     assert counts.videos == {"stored": 1, "lost": 1, "pending": 1}
     assert counts.pending == 5
+
+
+def test_videos_whose_next_attempt_is_not_due_are_counted(ledger: JobLedger, clock: FakeClock) -> None:
+    complete(ledger, "a", "b")
+    ledger.fail_video(ACCOUNT, VideoFailure(job_id="a", error="429", next_at=clock.now_ms() + 30_000))
+    assert ledger.counts(ACCOUNT).videos_waiting == 1
+    clock.advance(30)
+    assert ledger.counts(ACCOUNT).videos_waiting == 0
 
 
 def test_a_job_is_overdue_ten_minutes_after_it_was_due(ledger: JobLedger, clock: FakeClock) -> None:

@@ -304,7 +304,7 @@ def test_a_ledger_being_created_is_waited_for(ledger_url: str, threads: ThreadPo
     ("options", "cause"),
     [
         ("-crole=pg_read_all_data", "permission denied for schema ledger_"),
-        ("-csearch_path=nowhere", "no schema has been selected"),
+        ("-csearch_path=nowhere", "may use no schema of its search_path"),
         ("-cdefault_transaction_read_only=on", "read-only transaction"),
     ],
 )
@@ -316,6 +316,21 @@ def test_a_role_that_may_create_nothing_is_told_so(ledger_url: str, options: str
         limited.database.create_or_upgrade()
     with pytest.raises(LedgerMissingError):
         JobLedger.open(ledger_url)
+
+
+def test_a_role_that_may_not_use_the_schema_is_not_told_that_there_is_no_ledger(
+    ledger: JobLedger, ledger_url: str
+) -> None:
+    with (
+        side(ledger_url, options="-crole=pg_monitor") as stranger,
+        pytest.raises(LedgerUnavailableError, match=r"may use no schema.* GRANT USAGE ON SCHEMA"),
+    ):
+        stranger.database.require()
+
+
+def test_messages_name_the_schema_that_the_url_chooses(ledger_url: str) -> None:
+    plain = sa.make_url(ledger_url).set(query={"options": "-csearch_path=reports -cstatement_timeout=9"})
+    assert Database(plain.render_as_string(hide_password=False)).shown.endswith(" (schema reports)")
 
 
 def test_a_role_that_may_only_read_is_told_so(ledger: JobLedger, ledger_url: str) -> None:

@@ -239,6 +239,7 @@ def _counts(jobs: Sequence[Job], now: int) -> Counts:
         overdue=sum(job.next_poll_at <= now - 600_000 for job in pending),
         before_first_partition=sum(job.partition_at < FIRST_PARTITION_AT for job in jobs),
         after_current_partition=sum(job.partition_at >= NEXT_PARTITION_AT for job in jobs),
+        videos_waiting=sum(job.video_next_at is not None and job.video_next_at > now for job in jobs),
     )
 
 

@@ -212,14 +212,26 @@ def test_a_store_that_stops_reading_is_given_up(
     hold.go_on.set()  # what the store does with a body that came whole after all is its own affair
 
 
+@pytest.mark.parametrize(
+    ("bound", "operation", "ask"),
+    [
+        ("READ_SECONDS", "GetObject", lambda root: root.read_bytes(RELATIVE)),
+        ("LOOK_SECONDS", "HeadObject", lambda root: root.size(RELATIVE)),
+    ],
+)
 def test_a_store_that_answers_no_question_is_given_up(
-    object_store: ObjectStore, root: StorageRoot, monkeypatch: pytest.MonkeyPatch
+    object_store: ObjectStore,
+    root: StorageRoot,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: str,
+    operation: str,
+    ask: Callable[[StorageRoot], object],
 ) -> None:
-    monkeypatch.setattr(object_storage, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(object_storage, bound, 0.3)
     hold = Hold()
-    object_store.break_("GetObject", hold)
+    object_store.break_(operation, hold)
     with pytest.raises(StorageError, match="did not answer within 0 s"):
-        root.read_bytes(RELATIVE)
+        ask(root)
     hold.go_on.set()
 
 

@@ -103,7 +103,9 @@ def test_a_run_that_never_had_the_lease_is_starting_for_a_quarter_of_an_hour(sta
         return [RunFacts(run_id="run-1", stage=RunStage.UNFINISHED, created_at=NOW - created_ms)]
 
     assert UNLEASED_RUN_MS == 15 * 60_000
-    assert asked(state, unfinished(UNLEASED_RUN_MS - 1)) == (False, "run run-1 is starting")
+    reason = "run run-1 is starting, and counts as dead if it does nothing for another 900 s"
+    assert asked(state, unfinished(0)) == (False, reason)
+    assert asked(state, unfinished(UNLEASED_RUN_MS - 1)) == (False, reason.replace("900", "0"))
     assert asked(state, unfinished(UNLEASED_RUN_MS))[0]
 
 
@@ -130,7 +132,10 @@ def test_a_killed_run_is_dead_too_when_a_newer_one_took_its_lease(state: Partiti
 @STATES
 def test_a_run_that_is_newer_than_the_last_lease_is_starting(state: PartitionState) -> None:
     runs = [run("run-2", RunStage.UNFINISHED, created=20), ended_run("run-1", ago=300)]
-    assert asked(state, runs, LeaseFacts(owner="run-1", expires_at=0)) == (False, "run run-2 is starting")
+    assert asked(state, runs, LeaseFacts(owner="run-1", expires_at=0)) == (
+        False,
+        "run run-2 is starting, and counts as dead if it does nothing for another 880 s",
+    )
 
 
 # Not too often
