@@ -62,7 +62,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = FakeClock()
         self.ledger = JobLedger.open(self.url, clock=self.clock)
-        self.account = uuid.uuid4().hex  # one database serves every example
+        self.account = "a" + uuid.uuid4().hex  # one database serves every example
         self.counter = self.ledger.revision()
         self.before: dict[str, Job] = {}
         self.claimed_until: dict[str, int] = {}
