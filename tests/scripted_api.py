@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from akool_dagster.api.errors import AkoolContentError, AkoolError
+from akool_dagster.api.errors import AkoolContentError, AkoolDeadlineError, AkoolError
 from akool_dagster.api.models import ResultsAnswer, parse_results
 from akool_dagster.clock import Deadline
+from tests.clock import FakeClock
 
 FIRST_SECOND = 1_759_990_000
 """Before the start of `tests.clock.FakeClock`, so that ids of this second are not from the future."""
@@ -62,6 +63,23 @@ class ScriptedApi:
         rows: list[object] = [self.rows[identifier] for identifier in reversed(ids) if identifier in self.rows]
         rows.append(row("f" * 24))  # which nobody asked for
         return parse_results({"code": 1000, "data": {"result": rows}}, ids)
+
+
+class HangingApi(ScriptedApi):
+    """Gives no answer to a call that asks for an id in ``hangs``: each takes the time that it was given."""
+
+    def __init__(self, rows: Mapping[str, Mapping[str, object]], clock: FakeClock, hangs: Sequence[str]) -> None:
+        super().__init__(rows)
+        self.clock = clock
+        self.hangs = set(hangs)
+
+    def results(self, ids: Sequence[str], *, deadline: Deadline | None = None) -> ResultsAnswer:
+        if self.hangs.isdisjoint(ids):
+            return super().results(ids, deadline=deadline)
+        assert deadline is not None
+        self.asked.append(tuple(ids))
+        self.clock.advance(deadline.remaining())
+        raise AkoolDeadlineError("The time for this call ran out.")
 
 
 def refusal(code: int = 1008) -> AkoolContentError:

@@ -15,7 +15,6 @@ from akool_dagster.api.errors import (
     AkoolThrottledError,
     AkoolTransientError,
 )
-from akool_dagster.api.models import ResultsAnswer
 from akool_dagster.clock import Deadline
 from akool_dagster.ledger import Job, JobLedger, JobState, TrackRequest
 from akool_dagster.polling import (
@@ -30,7 +29,7 @@ from akool_dagster.polling import (
 )
 from akool_dagster.sensors import poll_sentence
 from tests.clock import FakeClock
-from tests.scripted_api import Hook, ScriptedApi, job_id, refusal, row
+from tests.scripted_api import HangingApi, Hook, ScriptedApi, job_id, refusal, row
 
 ACCOUNT = "akool"
 IDS = [job_id(n) for n in range(12)]
@@ -387,29 +386,12 @@ def test_a_call_that_the_time_ran_out_on_is_due_again_at_once(ledger: JobLedger,
     assert not any(job.poll_alone for job in jobs(ledger).values())
 
 
-class HangingApi(ScriptedApi):
-    """Gives no answer to a call that asks for an id in ``hangs``: each takes the time that it was given."""
-
-    def __init__(self, clock: FakeClock, hangs: Sequence[str]) -> None:
-        super().__init__(ROWS)
-        self.clock = clock
-        self.hangs = set(hangs)
-
-    def results(self, ids: Sequence[str], *, deadline: Deadline | None = None) -> ResultsAnswer:
-        if self.hangs.isdisjoint(ids):
-            return super().results(ids, deadline=deadline)
-        assert deadline is not None
-        self.asked.append(tuple(ids))
-        self.clock.advance(deadline.remaining())
-        raise AkoolDeadlineError("The time for this call ran out.")
-
-
 @pytest.mark.parametrize("bad", [[0], [5], [11], [0, 11]])
 def test_an_id_that_akool_never_answers_holds_up_the_others_for_a_few_passes_at_most(
     ledger: JobLedger, poll: Poll, clock: FakeClock, bad: list[int]
 ) -> None:
     hangs = [IDS[number] for number in bad]
-    api = HangingApi(clock, hangs)
+    api = HangingApi(ROWS, clock, hangs)
     for _ in range(4):
         poll(api, ids_per_request=12)
         clock.advance(30)
@@ -421,7 +403,7 @@ def test_an_id_that_akool_never_answers_holds_up_the_others_for_a_few_passes_at_
 def test_a_call_that_never_ends_leaves_time_to_ask_for_its_halves(
     ledger: JobLedger, poll: Poll, clock: FakeClock
 ) -> None:
-    api = HangingApi(clock, IDS[11:])
+    api = HangingApi(ROWS, clock, IDS[11:])
     poll(api, seconds=20, ids_per_request=12)
     assert [len(ids) for ids in api.asked] == [12, 6, 6, 3, 3]  # 10 s, none, 5 s, none, the last 5 s
     assert settled(ledger) == IDS[:9]
@@ -432,7 +414,7 @@ def test_an_akool_that_answers_nobody_makes_few_ids_suspect_and_none_abandoned(
 ) -> None:
     clock.advance(8 * 86_400)
     for _ in range(2):
-        report = poll(HangingApi(clock, IDS), ids_per_request=12)
+        report = poll(HangingApi(ROWS, clock, IDS), ids_per_request=12)
         assert report.stopped == "the tick's time was over"
         clock.advance(30)
     assert {job.state for job in jobs(ledger).values()} == {JobState.PENDING}
@@ -446,7 +428,7 @@ def test_an_akool_that_answers_nobody_makes_few_ids_suspect_and_none_abandoned(
 def test_what_little_time_is_left_at_the_end_of_a_pass_makes_nobody_suspect(
     ledger: JobLedger, poll: Poll, clock: FakeClock
 ) -> None:
-    poll(HangingApi(clock, IDS), seconds=SHORTEST_CALL_SECONDS)
+    poll(HangingApi(ROWS, clock, IDS), seconds=SHORTEST_CALL_SECONDS)
     assert not any(job.poll_alone for job in jobs(ledger).values())
     assert due(ledger, clock) == IDS
 
