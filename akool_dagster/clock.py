@@ -14,6 +14,10 @@ class Clock(Protocol):
         """Return the wall time as milliseconds since the Unix epoch, UTC."""
         ...
 
+    def now_us(self) -> int:
+        """Return the wall time as microseconds since the Unix epoch, UTC: what versions follow."""
+        ...
+
     def monotonic(self) -> float:
         """Return seconds from an arbitrary start that never go back."""
         ...
@@ -33,6 +37,10 @@ class SystemClock:
     def now_ms(self) -> int:
         """Return the machine's wall time as milliseconds since the Unix epoch, UTC."""
         return time.time_ns() // 1_000_000
+
+    def now_us(self) -> int:
+        """Return the machine's wall time as microseconds since the Unix epoch, UTC."""
+        return time.time_ns() // 1_000
 
     def monotonic(self) -> float:
         """Return the machine's monotonic seconds."""

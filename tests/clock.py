@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+
+_MICROSECONDS = itertools.count(1)
 
 
 class FakeClock:
@@ -16,6 +19,10 @@ class FakeClock:
 
     def now_ms(self) -> int:
         return int(self._now_ms)
+
+    def now_us(self) -> int:
+        """Return a time that no clock of this process has told before: versions of two ledgers are never the same."""
+        return int(self._now_ms) * 1000 + next(_MICROSECONDS)
 
     def monotonic(self) -> float:
         return self._monotonic

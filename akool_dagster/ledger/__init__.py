@@ -1,7 +1,10 @@
 """The durable record of jobs: which are watched, what Akool said of each, and what became of its video."""
 
+from akool_dagster.ledger.account import AccountLedger
 from akool_dagster.ledger.errors import (
+    GranularityError,
     InvalidJobError,
+    JobForgottenError,
     LeaseHeldError,
     LeaseLostError,
     LedgerError,
@@ -9,8 +12,9 @@ from akool_dagster.ledger.errors import (
     LedgerSchemaError,
     LedgerUnavailableError,
     LedgerUrlError,
-    PayloadsPrunedError,
 )
+from akool_dagster.ledger.landings import PartitionSnapshot
+from akool_dagster.ledger.leases import HeldLease
 from akool_dagster.ledger.ledger import JobLedger
 from akool_dagster.ledger.records import (
     Answered,
@@ -18,24 +22,31 @@ from akool_dagster.ledger.records import (
     Counts,
     Job,
     JobState,
+    LandingKind,
     Missed,
     Observation,
-    PartitionSnapshot,
     RecordReport,
     TrackReport,
     TrackRequest,
+    Unanswered,
     Unreadable,
     VideoState,
 )
+from akool_dagster.ledger.transitions import Polling
 
 __all__ = [
+    "AccountLedger",
     "Answered",
     "ClaimedJob",
     "Counts",
+    "GranularityError",
+    "HeldLease",
     "InvalidJobError",
     "Job",
+    "JobForgottenError",
     "JobLedger",
     "JobState",
+    "LandingKind",
     "LeaseHeldError",
     "LeaseLostError",
     "LedgerError",
@@ -46,10 +57,11 @@ __all__ = [
     "Missed",
     "Observation",
     "PartitionSnapshot",
-    "PayloadsPrunedError",
+    "Polling",
     "RecordReport",
     "TrackReport",
     "TrackRequest",
+    "Unanswered",
     "Unreadable",
     "VideoState",
 ]

@@ -26,9 +26,9 @@ Insert = Callable[[sa.Table], sqlite.Insert | postgresql.Insert]
 """Makes an INSERT that can say ON CONFLICT: the two dialects write it alike."""
 
 HOW_TO_CREATE = (
-    "If there was one before, restore its newest backup, or switch the sensor off and run `akool-dagster ledger init`, "
-    "`akool-dagster ledger restore` and `akool-dagster ledger adopt`, in this order. If not, track a job "
-    "(`akool-dagster track ID`) or run `akool-dagster ledger init` to create it."
+    "If there was one before, restore its newest backup or run `akool-dagster ledger init`, and then run "
+    "`akool-dagster ledger adopt`. If not, track a job (`akool-dagster track ID`) or run `akool-dagster ledger init` "
+    "to create it."
 )
 
 
@@ -111,7 +111,7 @@ class Database:
                 connect_args={"timeout": self._busy_timeout} if self.is_sqlite else postgres.connect_options(self.url),
                 hide_parameters=True,
                 pool_timeout=self._busy_timeout,
-                **({} if self.is_sqlite else {"use_native_hstore": False}),  # one question less to a new connection
+                **({} if self.is_sqlite else postgres.ENGINE_OPTIONS),
             )
         except ModuleNotFoundError as error:
             raise LedgerUrlError(
@@ -131,10 +131,6 @@ class Database:
         """Close every connection."""
         self.engine.dispose()
 
-    def hurry(self) -> None:
-        """Wait for no lock any more: what another connection holds is an error at once."""
-        self._busy_timeout = 0.0
-
     @contextmanager
     def write(self, *, seconds: float | None = None) -> Iterator[sa.Connection]:
         """Run one writing transaction; commit at the end, roll back on any error.
@@ -143,7 +139,7 @@ class Database:
         """
         options: dict[str, Any] = {"isolation_level": "READ COMMITTED"}
         if self.is_sqlite:
-            options = {"akool_begin": "BEGIN IMMEDIATE", "akool_hurry": self._busy_timeout == 0}
+            options = {"akool_begin": "BEGIN IMMEDIATE"}
         with self._transaction(options, seconds) as connection:
             yield connection
 
@@ -294,8 +290,6 @@ def _set_up_sqlite_connection(connection: Any, _record: object) -> None:
 
 def _begin_sqlite_transaction(connection: sa.Connection) -> None:
     options = connection.get_execution_options()
-    if options.get("akool_hurry"):
-        connection.exec_driver_sql("PRAGMA busy_timeout=0")
     # A deferred transaction that reads first and writes later fails at once when another wrote in between.
     begin = options.get("akool_begin", "BEGIN")
     if begin is not None:

@@ -33,8 +33,12 @@ class LeaseLostError(LedgerError):
     """This run's lease ran out and may belong to another run by now, so it must not write."""
 
 
-class PayloadsPrunedError(LedgerError):
-    """What a partition's tables are made from was pruned from the ledger."""
+class GranularityError(LedgerError):
+    """The account's partitions have another granularity, which is fixed at the first tick."""
+
+
+class JobForgottenError(LedgerError):
+    """The job was forgotten while this run worked on it: what the run made of the job must go."""
 
 
 class InvalidJobError(LedgerError):

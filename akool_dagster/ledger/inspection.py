@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,15 +12,11 @@ from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.records import FINAL_STATES, Job, JobState, VideoState
 from akool_dagster.ledger.rows import JOB_COLUMNS
 from akool_dagster.ledger.schema import (
-    HOUR_MS,
     IS_PENDING,
-    IS_PRUNED,
+    IS_TOMBSTONE,
     VERSION_TABLE,
     VIDEO_IS_PENDING,
-    accounts,
-    hours,
     jobs,
-    landings,
     ledger,
     metadata,
 )
@@ -28,18 +24,6 @@ from akool_dagster.ledger.transitions import DAY_MS
 
 EXAMPLES = 5
 """How many jobs of a group are named."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionFacts:
-    """The jobs of one stretch of time, and their highest revisions."""
-
-    states: Mapping[str, str]
-    """The state of each, by id."""
-    pruned: Collection[str]
-    """Those of them that ended and have no payload any more."""
-    revision: int
-    video_revision: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +49,15 @@ class Concern(StrEnum):
     OVERDUE_POLL = "overdue_poll"
     UNUSABLE_ANSWER = "unusable_answer"
     NOT_RETURNED = "not_returned"
-    POLLED_ALONE = "polled_alone"
+    PARTED = "parted"
     MISSING = "missing"
     ABANDONED = "abandoned"
     OVERDUE_VIDEO = "overdue_video"
     EXPIRING_VIDEO = "expiring_video"
     LOST_VIDEO = "lost_video"
+    UNVERIFIED_VIDEO = "unverified_video"
     AHEAD = "ahead"
-    PRUNED = "pruned"
+    TOMBSTONE = "tombstone"
 
 
 class Inspection:
@@ -82,29 +67,13 @@ class Inspection:
         self._database = database
         self._account = account
 
-    def partition(self, start: int, end: int) -> PartitionFacts:
-        """Return the jobs with ``start <= partition_at < end`` and their highest revisions."""
-        query = sa.select(
-            jobs.c.job_id, jobs.c.state, IS_PRUNED.label("pruned"), jobs.c.revision, jobs.c.video_revision
-        ).where(jobs.c.account == self._account, jobs.c.partition_at >= start, jobs.c.partition_at < end)
-        with self._database.read() as connection:
-            rows = connection.execute(query).all()
-        return PartitionFacts(
-            states={row.job_id: row.state for row in rows},
-            pruned=frozenset(row.job_id for row in rows if row.pruned),
-            revision=max((row.revision for row in rows), default=0),
-            video_revision=max((row.video_revision for row in rows), default=0),
-        )
-
-    def elsewhere(self, job_ids: Collection[str], start: int, end: int) -> dict[str, int]:
-        """Return the ``partition_at`` of those of a few hundred jobs for which it is not within the stretch of time."""
-        query = sa.select(jobs.c.job_id, jobs.c.partition_at).where(
-            jobs.c.account == self._account,
-            jobs.c.job_id.in_(job_ids),
-            (jobs.c.partition_at < start) | (jobs.c.partition_at >= end),
+    def states(self, start: int, end: int) -> dict[str, str]:
+        """Return the state, by id, of the jobs with ``start <= partition_at < end``."""
+        query = sa.select(jobs.c.job_id, jobs.c.state).where(
+            jobs.c.account == self._account, jobs.c.partition_at >= start, jobs.c.partition_at < end
         )
         with self._database.read() as connection:
-            return {row.job_id: row.partition_at for row in connection.execute(query)}
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def groups(self, now: int, overdue_ms: int, expiry_ms: int) -> dict[Concern, JobGroup]:
         """Return the jobs that wait for something, by what for. Those without any are left out.
@@ -116,14 +85,15 @@ class Inspection:
             Concern.OVERDUE_POLL: IS_PENDING & (jobs.c.next_poll_at <= now - overdue_ms),
             Concern.UNUSABLE_ANSWER: IS_PENDING & jobs.c.last_error.is_not(None) & (jobs.c.misses == 0),
             Concern.NOT_RETURNED: IS_PENDING & (jobs.c.misses > 0),
-            Concern.POLLED_ALONE: IS_PENDING & jobs.c.poll_alone,
+            Concern.PARTED: IS_PENDING & (jobs.c.call_size == 1),
             Concern.MISSING: jobs.c.state == JobState.MISSING,
             Concern.ABANDONED: jobs.c.state == JobState.ABANDONED,
             Concern.OVERDUE_VIDEO: VIDEO_IS_PENDING & (jobs.c.video_next_at <= now - overdue_ms),
             Concern.EXPIRING_VIDEO: VIDEO_IS_PENDING & (jobs.c.video_expires_at <= now + expiry_ms),
             Concern.AHEAD: jobs.c.partition_at > now + DAY_MS,
             Concern.LOST_VIDEO: jobs.c.video_state == VideoState.LOST,
-            Concern.PRUNED: IS_PRUNED,
+            Concern.UNVERIFIED_VIDEO: jobs.c.video_state == VideoState.UNVERIFIED,
+            Concern.TOMBSTONE: IS_TOMBSTONE,
         }
         found = {}
         with self._database.read() as connection:
@@ -142,26 +112,11 @@ class Inspection:
             at: int | None = connection.execute(query).scalar()
             return at
 
-    def lands_videos(self) -> bool:
-        """Return whether a tick has ever looked at the landings of videos: they are switched on."""
-        query = sa.select(sa.func.count()).where(landings.c.account == self._account, landings.c.kind == "videos")
-        with self._database.read() as connection:
-            return bool(connection.execute(query).scalar_one())
-
-    def accounts(self) -> list[str]:
-        """Return every account that the ledger knows of, in order."""
-        with self._database.read() as connection:
-            known = sa.union(sa.select(jobs.c.account), sa.select(accounts.c.account))
-            return sorted(connection.execute(known).scalars())
-
     def broken_rules(self) -> list[BrokenRule]:
         """Return which of the rules that hold at every moment do not."""
-        counter = sa.select(ledger.c.revision).scalar_subquery()
+        counter = sa.select(ledger.c.version).scalar_subquery()
         rules = {
-            "no head is above its job's revision": (jobs.c.head > jobs.c.revision)
-            | (jobs.c.video_head > jobs.c.video_revision),
-            "no revision is above the ledger's counter": (jobs.c.revision > counter)
-            | (jobs.c.video_revision > counter),
+            "no version is above the ledger's counter": jobs.c.version > counter,
             "a video that is to be downloaded has its payload": VIDEO_IS_PENDING & jobs.c.payload.is_(None),
             "a stored video has its record": (jobs.c.video_state == VideoState.STORED) & jobs.c.video_record.is_(None),
             "a job that ended has the status it ended with": (
@@ -176,30 +131,7 @@ class Inspection:
                 number, example = connection.execute(query.where(jobs.c.account == self._account, violation)).one()
                 if number:
                     broken.append(BrokenRule(rule=rule, number=number, example=example))
-            wrong_hours = self._wrong_hours(connection)
-        if wrong_hours:
-            broken.append(
-                BrokenRule(
-                    rule="an hour's head is the highest of its jobs'",
-                    number=len(wrong_hours),
-                    example=f"hour {wrong_hours[0]}",
-                )
-            )
         return broken
-
-    def _wrong_hours(self, connection: sa.Connection) -> list[int]:
-        hour_at = (jobs.c.partition_at - jobs.c.partition_at % HOUR_MS).label("hour_at")
-        highest = (
-            sa.select(hour_at, sa.func.max(jobs.c.head), sa.func.max(jobs.c.video_head))
-            .where(jobs.c.account == self._account)
-            .group_by(hour_at)
-        )
-        kept = sa.select(hours.c.hour_at, hours.c.head, hours.c.video_head).where(hours.c.account == self._account)
-        expected = {
-            at: (head, video_head) for at, head, video_head in connection.execute(highest) if head or video_head
-        }
-        actual = {at: (head, video_head) for at, head, video_head in connection.execute(kept)}
-        return sorted(at for at in expected.keys() | actual.keys() if expected.get(at) != actual.get(at))
 
 
 def damage(database: Database) -> list[str]:

@@ -20,10 +20,7 @@ WAIT_SECONDS = 75.0
 """Longer than a lease lives, so that a run started right after a kill gets its turn."""
 RETRY_SECONDS = 2.0
 IDLE_SECONDS = 1800.0
-"""How long a lease is renewed after its last `HeldLease.check`: longer than any one effect takes.
-
-A generator that Dagster abandons after an error may live on, in a notebook say, and its lease must not.
-"""
+"""How long a lease is renewed after its last `HeldLease.check`: longer than any one effect takes."""
 
 
 class Leases:
@@ -67,9 +64,23 @@ class Leases:
             rows = connection.execute(query.where(leases.c.account == self._account, leases.c.kind == kind))
             return {key: LeaseFacts(owner=owner, expires_at=expires_at) for key, owner, expires_at in rows}
 
-    def hold(self, kind: str, partition_key: str, owner: str) -> HeldLease:
-        """Return a context manager that holds the lease of a partition and renews it meanwhile."""
-        return HeldLease(self, kind, partition_key, owner, self._clock)
+    def acquire(self, kind: str, partition_key: str, owner: str) -> HeldLease:
+        """Take the lease of a partition, waiting up to 75 s for another run's, and renew it until `HeldLease.release`.
+
+        Raises `LeaseHeldError` when another run goes on holding it.
+        """
+        patience = Deadline(self._clock, WAIT_SECONDS)
+        while True:
+            started = self._clock.now_ms()
+            holder = self.take(kind, partition_key, owner)
+            if holder is None:
+                return HeldLease(self, kind, partition_key, owner, self._clock, valid_until=started + LEASE_MS)
+            if patience.expired():
+                raise LeaseHeldError(
+                    f"Run {holder.owner} is landing {kind} of {partition_key} and did not end "
+                    f"within {WAIT_SECONDS:.0f} s. Wait for it, or end it; its lease ends a minute later."
+                )
+            self._clock.sleep(RETRY_SECONDS)
 
     def _set_expiry(self, kind: str, partition_key: str, owner: str, expires_at: int) -> bool:
         statement = sa.update(leases).where(*self._key(kind, partition_key), leases.c.owner == owner)
@@ -85,43 +96,41 @@ class Leases:
 
 
 class HeldLease:
-    """One lease, renewed by a thread until the block ends. `check` before every effect."""
+    """One lease, renewed by a thread until `release`. `check` before every effect."""
 
-    def __init__(self, book: Leases, kind: str, partition_key: str, owner: str, clock: Clock) -> None:
-        self._book = book
-        self._key = (kind, partition_key, owner)
+    def __init__(
+        self, leases: Leases, kind: str, partition_key: str, owner: str, clock: Clock, *, valid_until: int
+    ) -> None:
+        self.kind = kind
+        self.partition_key = partition_key
+        self.owner = owner
+        self._leases = leases
         self._clock = clock
         self._stop = threading.Event()
         self._idle = Deadline(clock, IDLE_SECONDS)
-        self._valid_until = 0
+        self._valid_until = valid_until
         self._thread = threading.Thread(target=self._keep_renewing, name="akool-lease", daemon=True)
+        self._thread.start()
 
     def check(self) -> None:
         """Raise `LeaseLostError` when the lease may have passed to another run."""
         self._idle = Deadline(self._clock, IDLE_SECONDS)
         if self._clock.now_ms() >= self._valid_until:
-            kind, partition_key, _ = self._key
             raise LeaseLostError(
-                f"The lease on {kind} of {partition_key} ran out before it was renewed, and another run may "
+                f"The lease on {self.kind} of {self.partition_key} ran out before it was renewed, and another run may "
                 "hold it now. Nothing more was written; the next tick asks for the partition again."
             )
 
+    def release(self) -> None:
+        """End the renewal and give the lease back. A second call does nothing."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join()
+        with suppress(LedgerUnavailableError):  # it runs out by itself: no reason to fail a run that is done
+            self._leases.release(self.kind, self.partition_key, self.owner)
+
     def __enter__(self) -> Self:
-        kind, partition_key, _ = self._key
-        patience = Deadline(self._clock, WAIT_SECONDS)
-        while True:
-            started = self._clock.now_ms()
-            holder = self._book.take(*self._key)
-            if holder is None:
-                break
-            if patience.expired():
-                raise LeaseHeldError(
-                    f"Run {holder.owner} is landing {kind} of {partition_key} and did not end "
-                    f"within {WAIT_SECONDS:.0f} s. Wait for it, or end it; its lease goes a minute later."
-                )
-            self._clock.sleep(RETRY_SECONDS)
-        self._valid_until = started + LEASE_MS
-        self._thread.start()
         return self
 
     def __exit__(
@@ -130,17 +139,13 @@ class HeldLease:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self._stop.set()
-        if _type is not GeneratorExit:  # the thread may wait for a lock of the transaction that this is collected in
-            self._thread.join()
-        with suppress(LedgerUnavailableError):  # it runs out by itself: no reason to fail a run that is done
-            self._book.release(*self._key)
+        self.release()
 
     def _keep_renewing(self) -> None:
         while not self._clock.wait(self._stop, RENEW_SECONDS) and not self._idle.expired():
             started = self._clock.now_ms()
             try:
-                if not self._book.renew(*self._key):
+                if not self._leases.renew(self.kind, self.partition_key, self.owner):
                     self._valid_until = 0
                     return
                 self._valid_until = started + LEASE_MS

@@ -27,6 +27,10 @@ SCHEMES = frozenset({"postgresql", "postgres"})
 
 CONNECT_OPTIONS: dict[str, Any] = {"connect_timeout": 10, "application_name": "akool-dagster"}
 """libpq's names, seconds. A URL's query may say otherwise."""
+ENGINE_OPTIONS: dict[str, Any] = {
+    "executemany_mode": "values_plus_batch",  # the changes of one call are one round trip
+    "use_native_hstore": False,  # one question less to a new connection
+}
 ANSWER_SECONDS = 60.0
 """How long one transaction may take: a partition of 100,000 jobs is read in a few seconds."""
 MIGRATION_SECONDS = 900.0

@@ -1,93 +1,111 @@
-"""Dropping payloads that landed tables hold too. State, labels and times of the jobs stay."""
+"""Emptying jobs that the landed tables hold, and forgetting jobs for good."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import fields, replace
 
 import sqlalchemy as sa
 
+from akool_dagster.base.partitions import END_OF_TIME
+from akool_dagster.clock import Clock
 from akool_dagster.ledger.database import Database
-from akool_dagster.ledger.records import JobState, VideoState
-from akool_dagster.ledger.rows import chunks
-from akool_dagster.ledger.schema import IS_PRUNED, jobs
+from akool_dagster.ledger.records import Job, JobState, VideoState
+from akool_dagster.ledger.rows import (
+    chunks,
+    insert_jobs,
+    locked_jobs,
+    new_job_row,
+    next_version,
+    update_jobs,
+)
+from akool_dagster.ledger.schema import IS_TOMBSTONE, jobs
 
-_SETTLED_WITH_PAYLOAD = (
+_KEPT_FIELDS = frozenset({"account", "job_id", "partition_at", "state", "settled_at", "video_state"})
+_EMPTIED = {
+    column.key: "{}" if column.key == "labels" else None if column.nullable else 0
+    for column in jobs.c
+    if column.key not in _KEPT_FIELDS
+}
+"""The values of a tombstone in the columns that pruning empties."""
+_IS_SETTLED_WITH_PAYLOAD = (
     jobs.c.payload.is_not(None)
     & jobs.c.settled_at.is_not(None)
     & ((jobs.c.state == JobState.FAILED) | jobs.c.video_state.in_([VideoState.STORED, VideoState.LOST]))
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pruned:
-    """How many payloads, and their length in bytes."""
-
-    payloads: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: Pruned) -> Pruned:
-        return Pruned(payloads=self.payloads + other.payloads, bytes=self.bytes + other.bytes)
+def emptied(job: Job) -> Job:
+    """Return a job that ended as a tombstone: an id, a partition and how the job and its video ended."""
+    return replace(job, **_EMPTIED)  # type: ignore[arg-type]
 
 
 class Pruning:
-    """Prunes one account."""
+    """Prunes one account. The caller holds both leases of the partition."""
 
-    def __init__(self, database: Database, account: str) -> None:
+    def __init__(self, database: Database, account: str, clock: Clock) -> None:
         self._database = database
         self._account = account
-        self._bytes = (
-            sa.func.length(sa.cast(jobs.c.payload, sa.LargeBinary))  # SQLite's own length counts characters
-            if database.is_sqlite
-            else sa.func.octet_length(jobs.c.payload)
+        self._clock = clock
+
+    def prunable(self, start: int, end: int) -> dict[str, str]:
+        """Return the state, by id, of the jobs of a partition that failed, or whose video is stored or lost."""
+        query = sa.select(jobs.c.job_id, jobs.c.state).where(
+            jobs.c.account == self._account,
+            jobs.c.partition_at >= start,
+            jobs.c.partition_at < end,
+            _IS_SETTLED_WITH_PAYLOAD,
         )
+        with self._database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
 
-    def drop(
-        self,
-        landed_ids: Iterable[str],
-        start: int,
-        end: int,
-        *,
-        landed_revision: int,
-        manifest_revision: int = 0,
-        dry_run: bool = False,
-    ) -> Pruned:
-        """Drop the payloads of the landed jobs of a partition that the tables show as they are.
-
-        Only of jobs that ended and whose video is settled too. ``landed_revision`` is that of the partition's
-        ``results``, ``manifest_revision`` that of its ``videos``. With ``dry_run`` nothing is written.
-        """
-        # Whatever changes an ended job raises its revision and its head, but for one thing: a newer URL of its video
-        # raises the revision alone, and lands in the manifest, where restoring looks for it first.
-        newest = max(landed_revision, manifest_revision)
-        total = Pruned()
-        for chunk in chunks(landed_ids):
-            where = (
-                jobs.c.account == self._account,
-                jobs.c.job_id.in_(chunk),
-                jobs.c.partition_at >= start,
-                jobs.c.partition_at < end,
-                jobs.c.head <= landed_revision,
-                jobs.c.revision <= newest,
-                _SETTLED_WITH_PAYLOAD,
-            )
-            measured = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(self._bytes), 0)).where(*where)
+    def prune(self, job_ids: Iterable[str]) -> int:
+        """Empty these jobs to tombstones; return how many were not empty."""
+        pruned = 0
+        for chunk in chunks(sorted(job_ids)):
             with self._database.write() as connection:
-                number, length = connection.execute(measured).one()
-                if number and not dry_run:
-                    connection.execute(sa.update(jobs).where(*where).values(payload=None))
-            total += Pruned(payloads=number, bytes=int(length))
-        return total
+                where = (jobs.c.account == self._account, jobs.c.job_id.in_(chunk), _IS_SETTLED_WITH_PAYLOAD)
+                pruned += connection.execute(sa.update(jobs).where(*where).values(_EMPTIED)).rowcount
+        return pruned
 
-    def kept(self, before: int) -> int:
-        """Return how many jobs that ended, with ``partition_at`` before a moment, have their payload."""
-        kept = (jobs.c.settled_at.is_not(None), jobs.c.payload.is_not(None), jobs.c.partition_at < before)
-        query = sa.select(sa.func.count()).where(jobs.c.account == self._account, *kept)
+    def tombstones(self, start: int = 0, end: int = END_OF_TIME) -> list[str]:
+        """Return the tombstones with ``start <= partition_at < end``, by id."""
+        where = (jobs.c.account == self._account, jobs.c.partition_at >= start, jobs.c.partition_at < end)
+        query = sa.select(jobs.c.job_id).where(*where, IS_TOMBSTONE).order_by(jobs.c.job_id)
         with self._database.read() as connection:
-            return int(connection.execute(query).scalar_one())
+            return list(connection.execute(query).scalars())
 
-    def pruned_ids(self, start: int = 0, end: int = 2**62) -> list[str]:
-        """Return the jobs with ``start <= partition_at < end`` that ended and have no payload any more, by id."""
-        there = (jobs.c.account == self._account, jobs.c.partition_at >= start, jobs.c.partition_at < end)
-        with self._database.read() as connection:
-            return sorted(connection.execute(sa.select(jobs.c.job_id).where(*there, IS_PRUNED)).scalars())
+    def partitions_of(self, job_ids: Collection[str]) -> dict[str, int]:
+        """Return the ``partition_at`` of those of these jobs that the ledger knows."""
+        found: dict[str, int] = {}
+        for chunk in chunks(sorted(job_ids)):
+            query = sa.select(jobs.c.job_id, jobs.c.partition_at).where(
+                jobs.c.account == self._account, jobs.c.job_id.in_(chunk)
+            )
+            with self._database.read() as connection:
+                found |= {row[0]: row[1] for row in connection.execute(query)}
+        return found
+
+    def forget(self, job_ids: Collection[str]) -> None:
+        """Leave an id and no more of these jobs, known or not, so that no landing brings their rows back."""
+        now = self._clock.now_ms()
+        for chunk in chunks(sorted(job_ids)):
+            with self._database.write() as connection:
+                version = next_version(connection, self._clock.now_us())
+                rows = [new_job_row(self._account, job_id, {}, now, version) for job_id in chunk]
+                insert_jobs(self._database, connection, rows)
+                gone = [
+                    replace(emptied(job), state=JobState.FORGOTTEN, settled_at=None, video_state=None, version=version)
+                    for job in locked_jobs(connection, self._account, chunk)
+                ]
+                update_jobs(connection, self._account, _FORGOTTEN_FIELDS, gone)
+                self._clear_payloads(connection, chunk)
+
+    def _clear_payloads(self, connection: sa.Connection, job_ids: list[str]) -> None:
+        where = (jobs.c.account == self._account, jobs.c.job_id.in_(job_ids))
+        connection.execute(sa.update(jobs).where(*where).values(payload=None))
+
+
+_FORGOTTEN_FIELDS = tuple(
+    field.name for field in fields(Job) if field.name not in {"account", "job_id", "partition_at", "payload"}
+)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import TypeVar
 
 from akool_dagster.job_ids import JOB_ID_PATTERN, OBJECT_ID_PATTERN, normalise_id
 from akool_dagster.ledger.errors import InvalidJobError
@@ -14,10 +15,15 @@ UNSTORABLE_TEXT = re.compile("[\x00\ud800-\udfff]")
 """PostgreSQL refuses NUL, and a lone surrogate cannot be written as UTF-8 anywhere."""
 LABEL_LIMITS = (64, 1024)
 """The most characters in a label's key and in its value."""
-
-
 LEASE_MS = 60_000
 """How long a lease lives unless it is renewed: a killed run frees its partition after this."""
+
+
+class LandingKind(StrEnum):
+    """The two kinds of landing, each with a Dagster job and a lease of its own."""
+
+    TABLES = "tables"
+    VIDEOS = "videos"
 
 
 class JobState(StrEnum):
@@ -28,6 +34,7 @@ class JobState(StrEnum):
     FAILED = "failed"  # final: Akool answered status 4
     MISSING = "missing"  # Akool stopped returning it; `track --again` reopens it
     ABANDONED = "abandoned"  # no end within the give-up age; `track --again` reopens it
+    FORGOTTEN = "forgotten"  # removed by `ledger forget`: an id that is never tracked again
 
 
 FINAL_STATES = frozenset({JobState.COMPLETED, JobState.FAILED})
@@ -38,8 +45,9 @@ class VideoState(StrEnum):
     """Where a completed job's video stands."""
 
     PENDING = "pending"  # to be downloaded, or tried again
-    STORED = "stored"  # final: verified and published in the storage root
-    LOST = "lost"  # its URL is over, or it can never be had; `track --again` tries once more
+    STORED = "stored"  # verified and published in the storage root
+    UNVERIFIED = "unverified"  # what Akool served is kept, but the verifier refuses it; `track --again` tries anew
+    LOST = "lost"  # no bytes could be had before its URL died; `track --again` tries once more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +69,7 @@ class TrackReport:
     reopened: int = 0
 
     def __add__(self, other: TrackReport) -> TrackReport:
-        return TrackReport(
-            added=self.added + other.added,
-            known=self.known + other.known,
-            repeated=self.repeated + other.repeated,
-            relabelled=self.relabelled + other.relabelled,
-            reopened=self.reopened + other.reopened,
-        )
+        return _sum(self, other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,7 @@ class Job:
     account: str
     job_id: str
     partition_at: int
-    """The moment that decides the partition: fixed when the job is first tracked.
-
-    Only restoring from tables changes it, for a job that landed elsewhere before its ledger was lost.
-    """
+    """The time that decides the partition: fixed when the job is first tracked. Only `ledger adopt` moves it."""
     tracked_at: int
     watched_since: int
     """When the job was tracked or last reopened: the give-up age counts from here."""
@@ -95,7 +94,8 @@ class Job:
     first_missed_at: int | None
     urlless_polls: int
     """Answers with status 3 and no usable ``video_url``, so far."""
-    poll_alone: bool
+    call_size: int | None
+    """The most ids in a call that asks for this one; null unless a call with this id failed."""
     last_polled_at: int | None
     last_code: int | None
     last_error: str | None
@@ -104,20 +104,23 @@ class Job:
     settled_at: int | None
     failure_reason: str | None
     payload: str | None
-    """JSON text of the last answer's row, redacted. See `akool_dagster.api.models.ResultRow.to_payload`."""
-    revision: int
-    """The ledger's counter at the last change that a table shows: the milliseconds of that moment, or some more."""
-    head: int
-    """The counter at the last change that asks for the tables to be landed again. 0: none did."""
+    """JSON text of the last answer's row, redacted. Null once it was pruned."""
+    version: int
+    """The ledger's counter at the last change that a table shows, in microseconds of that time or a little more."""
     video_state: str | None
     video_attempts: int
+    video_refusals: int
+    """Attempts in a row whose file the verifier refused."""
     video_next_at: int | None
     video_expires_at: int | None
     video_error: str | None
     video_record: str | None
     """JSON text of what is known of the stored file."""
-    video_revision: int
-    video_head: int
+
+    @property
+    def is_tombstone(self) -> bool:
+        """Whether the job ended and its payload is gone: its rows are in the tables alone."""
+        return self.state in FINAL_STATES and self.payload is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,12 +137,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missed:
-    """Akool did not return the id, or refused it with a content code."""
+    """Akool left the id out of its answer, or refused a call for this id alone with a content code."""
 
     job_id: str
     code: int | None = None
-    alone: bool = False
-    """Whether the id makes a whole call fail, so that it is polled alone until Akool returns it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,13 +149,17 @@ class Unreadable:
 
     job_id: str
     error: str
-    alone: bool = False
-    """Whether the id makes a whole call fail, so that it is polled alone until Akool returns it."""
-    is_certain: bool = True
-    """Whether it is the id's own trouble; False when it may as well be an outage."""
 
 
-Observation = Answered | Missed | Unreadable
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unanswered:
+    """A call for this id alone failed in a way that says nothing about the job: HTTP 5xx, no body, no answer."""
+
+    job_id: str
+    error: str
+
+
+Observation = Answered | Missed | Unreadable | Unanswered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +167,9 @@ class ClaimedJob:
     """A due id, reserved for the poll pass that took it."""
 
     job_id: str
-    poll_alone: bool
+    call_size: int | None
+    due_at: int
+    """When it was due, for whoever gives it back without asking."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,13 +184,7 @@ class RecordReport:
     """Jobs whose row in a table now reads differently, the settled ones included."""
 
     def __add__(self, other: RecordReport) -> RecordReport:
-        return RecordReport(
-            completed=self.completed + other.completed,
-            failed=self.failed + other.failed,
-            missing=self.missing + other.missing,
-            abandoned=self.abandoned + other.abandoned,
-            changed=self.changed + other.changed,
-        )
+        return _sum(self, other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,25 +196,35 @@ class DueVideo:
     payload: str
     expires_at: int
     attempts: int
+    refusals: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoFailure:
-    """A download that did not end with a file."""
+    """A download that did not end with a verified file."""
 
     job_id: str
     error: str
-    next_at: int | None
-    """When to try again; None: never, the video is lost."""
+    state: VideoState = VideoState.PENDING
+    """The video's state from now on: pending, unverified or lost."""
+    next_at: int | None = None
+    """When a pending video is tried again."""
+    refused: bool = False
+    """Whether the verifier refused what was served."""
+    counts: bool = True
+    """Whether this was an attempt. It was none when what was served could not be kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HourHead:
-    """The highest head of the jobs whose ``partition_at`` lies in one hour."""
+class DirtyPartition:
+    """A partition whose newest version has not landed, or whose videos are due, for one kind of landing."""
 
-    hour_at: int
-    head: int
-    video_head: int
+    partition_at: int
+    """The partition's start."""
+    tables_version: int = 0
+    """Above what every enabled table has landed; 0: the tables are up to date."""
+    videos_version: int = 0
+    """Above what the videos' manifest has landed; 0: the manifest is up to date."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +238,7 @@ class DueVideos:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """An account in numbers, at one moment."""
+    """An account in numbers, at one time."""
 
     states: Mapping[str, int]
     pending_statuses: Mapping[str, int]
@@ -240,7 +251,7 @@ class Counts:
     """Pending jobs whose poll has been due for over ten minutes."""
     before_first_partition: int
     after_current_partition: int
-    """Jobs that lie in a partition which has not begun: they were tracked under a clock that went ahead."""
+    """Jobs that lie in a partition which has not begun: they were tracked under a clock that was ahead."""
     videos_waiting: int
     """Pending videos whose next attempt is not due yet."""
 
@@ -260,24 +271,6 @@ class LeaseFacts:
     def is_live(self, now_ms: int) -> bool:
         """Return whether it is held now. One that ends later than any lease can was taken under a wrong clock."""
         return now_ms < self.expires_at <= now_ms + 2 * LEASE_MS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownLanding:
-    """What the event log last said of a partition: a copy, to spare asking it at every tick."""
-
-    revision: int | None
-    checked_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionSnapshot:
-    """The jobs of one stretch of time and their highest revisions, all read in one transaction."""
-
-    ledger_id: str
-    revision: int
-    video_revision: int
-    jobs: Sequence[Job]
 
 
 STATUS_LABELS: Mapping[int | None, str] = {
@@ -324,8 +317,8 @@ def check_labels(job_id: str, labels: Mapping[str, str]) -> None:
             raise InvalidJobError(f"label {key!r} of {job_id} has a character that is not valid in UTF-8 text.", job_id)
 
 
-def partition_moment(job_id: str, now_ms: int) -> int:
-    """Return the moment that decides the job's partition.
+def partition_time(job_id: str, now_ms: int) -> int:
+    """Return the time that decides the job's partition.
 
     The first 8 hex digits of an ObjectId are its creation second (verified on an id of the vendor's page);
     an id of another shape, or from the future, counts from now.
@@ -335,3 +328,10 @@ def partition_moment(job_id: str, now_ms: int) -> int:
         if created_ms <= now_ms:
             return created_ms
     return now_ms
+
+
+_Report = TypeVar("_Report", "TrackReport", "RecordReport")
+
+
+def _sum(one: _Report, other: _Report) -> _Report:
+    return type(one)(**{name.name: getattr(one, name.name) + getattr(other, name.name) for name in fields(one)})

@@ -1,4 +1,4 @@
-"""How one observation moves one job: a pure function, and the limits it goes by."""
+"""How one observation moves one job: pure functions, and the limits they go by."""
 
 from __future__ import annotations
 
@@ -12,43 +12,78 @@ from akool_dagster.ledger.records import (
     JobState,
     Missed,
     Observation,
+    Unanswered,
     Unreadable,
     VideoState,
 )
 
 DAY_MS = 86_400_000
 
-STATUS_QUEUEING, STATUS_PROCESSING, STATUS_COMPLETED, STATUS_FAILED = 1, 2, 3, 4
-"""Akool's job statuses [documented]. Only the last two end a job."""
-
 NO_VIDEO_URL = "Akool reported the job as completed but gave no usable video_url yet."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """After how much patience a job stops being polled."""
+    """When a job stops being polled."""
 
     misses: int = 5
-    """Polls in a row that did not return the id ..."""
+    """How many polls in a row must miss an id before the job is ``missing``."""
     miss_grace_ms: int = 600_000
-    """... over at least this long, before a job that Akool refuses or never returned is ``missing`` ..."""
+    """How long those polls must span when Akool refuses the id or never returned it."""
     returned_miss_grace_ms: int = DAY_MS
-    """... or this long, when Akool did return it before: a key of another account, or an odd day of Akool's."""
+    """How long those polls must span when Akool returned the id before: the key may be another account's."""
     urlless_polls: int = 5
-    """How often a status 3 without a usable ``video_url`` is looked at again before the video's run asks for it."""
+    """How often a status 3 without a usable ``video_url`` is polled again before the job completes without one."""
     give_up_ms: int = 7 * DAY_MS
-    """How long a job is watched before it is ``abandoned``: as long as Akool keeps a video. Two looks must be past it:
-    one tick under a clock that went ahead gives up nothing."""
+    """How long a job is watched before it is ``abandoned``: as long as Akool keeps a video. Two polls must be past
+    this age, so that one tick under a clock that is ahead abandons nothing."""
 
 
-LookAgain = Callable[[int], int]
-"""The schedule: how long a job has been watched to the wait before its next poll, both in milliseconds."""
+@dataclass(frozen=True, slots=True)
+class PolledJob:
+    """What polling reads and writes of a pending job. The fields are columns of the ledger.
+
+    ``payload`` is written only: None leaves the one that is there.
+    """
+
+    job_id: str
+    partition_at: int
+    watched_since: int
+    state: str
+    status: int | None
+    next_poll_at: int
+    polls: int
+    misses: int
+    first_missed_at: int | None
+    urlless_polls: int
+    call_size: int | None
+    last_polled_at: int | None
+    last_code: int | None
+    last_error: str | None
+    queueing_seen_at: int | None
+    processing_seen_at: int | None
+    settled_at: int | None
+    failure_reason: str | None
+    version: int
+    video_state: str | None
+    video_next_at: int | None
+    video_expires_at: int | None
+    video_error: str | None
+    payload: str | None = None
 
 
-def observe(job: Job, seen: Observation, now_ms: int, look_again: LookAgain, limits: Limits) -> Job:
-    """Return the job as it stands after the observation. A final job is returned unchanged."""
-    if job.state != JobState.PENDING:
-        return job
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polling:
+    """What a poll pass goes by: the schedule and the length of a call."""
+
+    next_poll_delay_ms: Callable[[int], int]
+    """How long a job has been watched to the wait before its next poll, both in milliseconds."""
+    ids_per_request: int
+    """The length of a call; a job whose ``call_size`` reaches this length is not parted any more."""
+
+
+def observe(job: PolledJob, seen: Observation, now_ms: int, polling: Polling, limits: Limits) -> PolledJob:
+    """Return the job as it stands after the observation."""
     # Since it is watched, not since it was made: an old job that is tracked today may still be about to end.
     watched_ms = now_ms - job.watched_since
     too_old = watched_ms >= limits.give_up_ms
@@ -56,34 +91,39 @@ def observe(job: Job, seen: Observation, now_ms: int, look_again: LookAgain, lim
     changes: dict[str, object] = {
         "polls": job.polls + 1,
         "last_polled_at": now_ms,
-        "next_poll_at": now_ms + look_again(max(0, watched_ms)),
-        "misses": 0,
-        "first_missed_at": None,
-        "last_code": None,
-        "last_error": None,
+        "next_poll_at": now_ms + polling.next_poll_delay_ms(max(0, watched_ms)),
     }
     match seen:
-        case Answered():
-            urlless_polls = 0 if too_old else limits.urlless_polls
-            changes |= _answered(job, seen, now_ms, urlless_polls) | {"poll_alone": False}
+        case Unanswered():
+            changes |= {"last_error": seen.error}
+        case Unreadable():
+            changes |= {"misses": 0, "first_missed_at": None, "last_code": None, "last_error": seen.error}
+            changes["call_size"] = _doubled(job.call_size, polling.ids_per_request)
         case Missed():
             changes |= _missed(job, seen, now_ms, limits)
-        case Unreadable():
-            changes |= {"last_error": seen.error, "poll_alone": job.poll_alone or seen.alone}
-    # An outage says nothing of the job: its end may wait behind it.
-    is_certain = not isinstance(seen, Unreadable) or seen.is_certain
-    if "state" not in changes and too_old and is_certain and _was_too_old(job, now_ms, limits):
+            if seen.code is None:
+                changes["call_size"] = _doubled(job.call_size, polling.ids_per_request)
+        case Answered():
+            changes |= {"misses": 0, "first_missed_at": None, "last_code": None, "last_error": None}
+            changes |= _answered(job, seen, now_ms, 0 if too_old else limits.urlless_polls)
+            changes["call_size"] = _doubled(job.call_size, polling.ids_per_request)
+    # A call without an answer says nothing of the job: its end may wait behind an outage.
+    if "state" not in changes and too_old and not isinstance(seen, Unanswered) and _was_too_old(job, now_ms, limits):
         changes["state"] = JobState.ABANDONED
     return replace(job, **changes)  # type: ignore[arg-type]
 
 
-def _was_too_old(job: Job, now_ms: int, limits: Limits) -> bool:
-    """Return whether the last look at the job, too, was past its age."""
+def _was_too_old(job: PolledJob, now_ms: int, limits: Limits) -> bool:
+    """Return whether the last poll of the job, too, was past its age."""
     last = job.last_polled_at
     return last is not None and job.watched_since + limits.give_up_ms <= last <= now_ms
 
 
-def _answered(job: Job, seen: Answered, now_ms: int, urlless_polls: int) -> dict[str, object]:
+def _doubled(call_size: int | None, ids_per_request: int) -> int | None:
+    return None if call_size is None or 2 * call_size >= ids_per_request else 2 * call_size
+
+
+def _answered(job: PolledJob, seen: Answered, now_ms: int, urlless_polls: int) -> dict[str, object]:
     changes: dict[str, object] = {"status": seen.status, "payload": seen.payload}
     match seen.status:
         case 1:
@@ -106,12 +146,11 @@ def _answered(job: Job, seen: Answered, now_ms: int, urlless_polls: int) -> dict
     return changes
 
 
-def _missed(job: Job, seen: Missed, now_ms: int, limits: Limits) -> dict[str, object]:
+def _missed(job: PolledJob, seen: Missed, now_ms: int, limits: Limits) -> dict[str, object]:
     first_missed_at = min(_first(job.first_missed_at, now_ms), now_ms)  # a clock may have been set back since
     changes: dict[str, object] = {
         "misses": job.misses + 1,
         "first_missed_at": first_missed_at,
-        "poll_alone": job.poll_alone or seen.alone,
         "last_code": seen.code,
         "last_error": (
             f"Akool did not return it, {job.misses + 1} times in a row."
@@ -131,9 +170,10 @@ def _first(seen_at: int | None, now_ms: int) -> int:
 
 
 def reopened(job: Job, now_ms: int) -> Job:
-    """Return the job as it stands when somebody asks for it again: polled anew, or its lost video tried once more.
+    """Return the job as it stands when somebody asks for it again.
 
-    A job that has ended stays so. A lost video whose payload was pruned stays lost: its URL is not known any more.
+    A missing or abandoned job is polled anew. A video that is unverified or lost is tried again, and a stored one is
+    looked for: its file may be gone. A tombstone stays: its URL is not known any more.
     """
     if job.state in REOPENABLE_STATES:
         return replace(
@@ -147,32 +187,22 @@ def reopened(job: Job, now_ms: int) -> Job:
             last_code=None,
             last_error=None,
         )
-    if job.video_state == VideoState.LOST and job.payload is not None:
-        return replace(job, video_state=VideoState.PENDING, video_next_at=now_ms)
+    if job.payload is not None and job.video_state in (VideoState.UNVERIFIED, VideoState.LOST):
+        return replace(job, video_state=VideoState.PENDING, video_next_at=now_ms, video_refusals=0)
     return job
 
 
-SHOWN_FIELDS = (
+SHOWN_WHEN_POLLED = (
     "state",
     "status",
-    "labels",
     "queueing_seen_at",
     "processing_seen_at",
     "settled_at",
     "failure_reason",
 )
-"""What the tables show of a job that is not final. (A payload is shown once the job is.)"""
+"""What the tables show of a job that polling may change. (A payload is shown once the job is final.)"""
 
 
-def shows_differently(before: Job, after: Job) -> bool:
-    """Return whether a row of ``akool/statuses`` or ``akool/results`` reads differently after the change."""
-    return any(getattr(before, name) != getattr(after, name) for name in SHOWN_FIELDS)
-
-
-def asks_for_landing(before: Job, after: Job) -> bool:
-    """Return whether the change asks for the partition to be landed again.
-
-    A job that settles, goes missing, is reopened or relabelled does; one merely seen queueing or
-    processing does not.
-    """
-    return before.state != after.state or before.labels != after.labels
+def shows_differently(before: PolledJob, after: PolledJob) -> bool:
+    """Return whether a row of a table reads differently after the poll."""
+    return any(getattr(before, name) != getattr(after, name) for name in SHOWN_WHEN_POLLED)

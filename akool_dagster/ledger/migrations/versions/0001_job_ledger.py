@@ -1,9 +1,10 @@
-"""The first schema: jobs, their hours, the account's polling, known landings and leases."""
+"""The first schema: accounts, jobs, the versions that ask for a landing and those that landed, leases."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0001"
 down_revision = None
@@ -12,24 +13,30 @@ depends_on = None
 
 
 def upgrade() -> None:
+    job_id = sa.String(64).with_variant(postgresql.VARCHAR(64, collation="C"), "postgresql")
     op.create_table(
         "akool_ledger",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("ledger_id", sa.String(36), nullable=False),
-        sa.Column("revision", sa.BigInteger, nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.CheckConstraint("id = 1", name="ck_akool_ledger_one_row"),
     )
     op.create_table(
         "akool_accounts",
         sa.Column("account", sa.String(64), primary_key=True),
+        sa.Column("granularity", sa.String(16)),
+        sa.Column("assets", sa.Text, nullable=False, server_default=""),
+        sa.Column("root_marked", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("poll_not_before", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Column("landed", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("call_limit", sa.Integer),
+        sa.Column("slowest_start_day", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("slowest_start_ms", sa.BigInteger, nullable=False, server_default="0"),
     )
     op.create_table(
         "akool_jobs",
         sa.Column("account", sa.String(64), primary_key=True),
-        sa.Column("_id", sa.String(64), primary_key=True),
+        sa.Column("_id", job_id, primary_key=True),
         sa.Column("partition_at", sa.BigInteger, nullable=False),
         sa.Column("tracked_at", sa.BigInteger, nullable=False),
         sa.Column("watched_since", sa.BigInteger, nullable=False),
@@ -41,7 +48,7 @@ def upgrade() -> None:
         sa.Column("misses", sa.Integer, nullable=False),
         sa.Column("first_missed_at", sa.BigInteger),
         sa.Column("urlless_polls", sa.Integer, nullable=False),
-        sa.Column("poll_alone", sa.Boolean, nullable=False),
+        sa.Column("call_size", sa.Integer),
         sa.Column("last_polled_at", sa.BigInteger),
         sa.Column("last_code", sa.Integer),
         sa.Column("last_error", sa.Text),
@@ -50,18 +57,17 @@ def upgrade() -> None:
         sa.Column("settled_at", sa.BigInteger),
         sa.Column("failure_reason", sa.Text),
         sa.Column("payload", sa.Text),
-        sa.Column("revision", sa.BigInteger, nullable=False),
-        sa.Column("head", sa.BigInteger, nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("video_state", sa.String(16)),
         sa.Column("video_attempts", sa.Integer, nullable=False),
+        sa.Column("video_refusals", sa.Integer, nullable=False),
         sa.Column("video_next_at", sa.BigInteger),
         sa.Column("video_expires_at", sa.BigInteger),
         sa.Column("video_error", sa.Text),
         sa.Column("video_record", sa.Text),
-        sa.Column("video_revision", sa.BigInteger, nullable=False),
-        sa.Column("video_head", sa.BigInteger, nullable=False),
         sa.CheckConstraint(
-            "state IN ('pending', 'completed', 'failed', 'missing', 'abandoned')", name="ck_akool_jobs_state"
+            "state IN ('pending', 'completed', 'failed', 'missing', 'abandoned', 'forgotten')",
+            name="ck_akool_jobs_state",
         ),
         sa.CheckConstraint(
             "(state IN ('completed', 'failed')) = (settled_at IS NOT NULL)", name="ck_akool_jobs_settled"
@@ -86,16 +92,15 @@ def upgrade() -> None:
         "akool_hours",
         sa.Column("account", sa.String(64), primary_key=True),
         sa.Column("hour_at", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("head", sa.BigInteger, nullable=False),
-        sa.Column("video_head", sa.BigInteger, nullable=False),
+        sa.Column("tables_version", sa.BigInteger, nullable=False),
+        sa.Column("videos_version", sa.BigInteger, nullable=False),
     )
     op.create_table(
-        "akool_landings",
+        "akool_landed",
         sa.Column("account", sa.String(64), primary_key=True),
-        sa.Column("kind", sa.String(16), primary_key=True),
-        sa.Column("partition_key", sa.String(32), primary_key=True),
-        sa.Column("revision", sa.BigInteger),
-        sa.Column("checked_at", sa.BigInteger, nullable=False),
+        sa.Column("partition_at", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("asset", sa.String(16), primary_key=True),
+        sa.Column("version", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "akool_leases",

@@ -1,0 +1,1 @@
+"""Which partitions to land now: facts in, requests and sentences out."""

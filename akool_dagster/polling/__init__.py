@@ -1,0 +1,1 @@
+"""One bounded poll pass over the due ids, and when to poll next."""
