@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -11,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from akool_dagster.base.names import AccountNames
 from akool_dagster.clock import Clock, SystemClock
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.io_manager import TABLE_METADATA, ParquetIOManager
@@ -22,53 +22,10 @@ from akool_dagster.tables import RESULT_TABLES, VIDEOS, TableSpec, build_table, 
 from akool_dagster.videos.landing import VideoLanding
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountNames:
-    """Every Dagster name of one account, derived from its prefix."""
-
-    prefix: str
-
-    @property
-    def akool(self) -> str:
-        """Return the resource key of `AkoolResource`."""
-        return self.prefix
-
-    @property
-    def ledger(self) -> str:
-        """Return the resource key of `JobLedgerResource`."""
-        return f"{self.prefix}_ledger"
-
-    @property
-    def videos(self) -> str:
-        """Return the resource key of `VideoStoreResource`."""
-        return f"{self.prefix}_videos"
-
-    @property
-    def tables(self) -> str:
-        """Return the resource key of the IO manager."""
-        return f"{self.prefix}_tables"
-
-    @property
-    def sensor(self) -> str:
-        """Return the name of the sensor that polls."""
-        return f"{self.prefix}_poll_results"
-
-    def job(self, kind: LandingKind) -> str:
-        """Return the name of the job that lands the tables or the videos."""
-        return {
-            LandingKind.TABLES: f"{self.prefix}_land_results",
-            LandingKind.VIDEOS: f"{self.prefix}_land_videos",
-        }[kind]
-
-    def asset(self, name: str) -> dg.AssetKey:
-        """Return the key of one of the account's assets."""
-        return dg.AssetKey([self.prefix, name])
-
-
 def build_jobs_asset(names: AccountNames) -> dg.AssetSpec:
     """Return the external asset that stands for the jobs at Akool; the sensor reports observations of it."""
     return dg.AssetSpec(
-        names.asset("jobs"),
+        dg.AssetKey(names.asset("jobs")),
         description=(
             "The image-to-video jobs that are tracked, as the ledger knows them. Not materialised: the sensor "
             f"`{names.sensor}` polls Akool and reports counts here."
@@ -87,7 +44,7 @@ def build_tables_asset(
     @dg.multi_asset(
         name=f"{names.prefix}_results_tables",
         outs={spec.name: _asset_out(names, spec) for spec in specs},
-        deps=[names.asset("jobs")],
+        deps=[dg.AssetKey(names.asset("jobs"))],
         can_subset=True,
         partitions_def=partitions_def,  # without a backfill policy: a run for each partition
         required_resource_keys={names.ledger, names.tables},
@@ -134,10 +91,10 @@ def build_videos_asset(
     """Return the asset that downloads a partition's due videos and lands their manifest."""
 
     @dg.asset(
-        key=names.asset(VIDEOS.name),
+        key=dg.AssetKey(names.asset(VIDEOS.name)),
         description=f"{VIDEOS.description} The files lie beside it, in a folder a day.",
         # For lineage only: the videos are read from the ledger and never wait for the tables.
-        deps=[names.asset("results" if "results" in tables else "jobs")],
+        deps=[dg.AssetKey(names.asset("results" if "results" in tables else "jobs"))],
         partitions_def=partitions_def,  # without a backfill policy: a run for each partition
         group_name=names.prefix,
         kinds={"parquet", "mp4"},
@@ -196,7 +153,7 @@ def build_videos_asset(
 
 def _asset_out(names: AccountNames, spec: TableSpec) -> dg.AssetOut:
     return dg.AssetOut(
-        key=names.asset(spec.name),
+        key=dg.AssetKey(names.asset(spec.name)),
         description=spec.description,
         io_manager_key=names.tables,
         metadata=_definition_metadata(spec),

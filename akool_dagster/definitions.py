@@ -12,7 +12,8 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 
 from akool_dagster import __version__
 from akool_dagster.accounts import check_account
-from akool_dagster.assets import AccountNames, build_jobs_asset, build_tables_asset, build_videos_asset
+from akool_dagster.assets import build_jobs_asset, build_tables_asset, build_videos_asset
+from akool_dagster.base.names import AccountNames
 from akool_dagster.clock import Clock
 from akool_dagster.io_manager import ParquetIOManager
 from akool_dagster.landing import Granularity, LandingKind, PartitionGrid
@@ -152,7 +153,7 @@ def _landing_job(names: AccountNames, kind: LandingKind, assets: Sequence[str]) 
     }[kind]
     return dg.define_asset_job(
         names.job(kind),
-        selection=dg.AssetSelection.assets(*(names.asset(name) for name in assets)),
+        selection=dg.AssetSelection.assets(*(dg.AssetKey(names.asset(name)) for name in assets)),
         description=what,
         executor_def=dg.in_process_executor,  # one step: a process of its own would only add its start
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from akool_dagster.assets import AccountNames
+from akool_dagster.base.names import AccountNames
 from akool_dagster.clock import Clock, Deadline, SystemClock
 from akool_dagster.landing import (
     Decision,
@@ -212,7 +212,7 @@ class _Tick:
 
     def _landed_revision(self, name: str, partition_key: str) -> int | None:
         records = self._context.instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=self._settings.names.asset(name), asset_partitions=[partition_key]),
+            dg.AssetRecordsFilter(asset_key=dg.AssetKey(self._settings.names.asset(name)), asset_partitions=[partition_key]),
             limit=1,
         ).records
         materialization = records[0].asset_materialization if records else None
@@ -261,7 +261,7 @@ class _Tick:
             # While something is in flight its age grows, though no count may change.
             if is_recent if in_flight else observed == digest:
                 return [], self._context.cursor or ""
-        observation = dg.AssetObservation(self._settings.names.asset("jobs"), metadata=observation_metadata(counts))
+        observation = dg.AssetObservation(dg.AssetKey(self._settings.names.asset("jobs")), metadata=observation_metadata(counts))
         return [observation], json.dumps({"observed_at": now, "counts": digest})
 
 
