@@ -230,6 +230,16 @@ class StorageRoot:
         except Exception as error:
             self._fail("write", relative, error)
 
+    def remove(self, relative: str) -> None:
+        """Remove a file. One that is not there is removed."""
+        try:
+            if self.is_local:
+                self._local(relative).unlink(missing_ok=True)
+            else:
+                self._remote.remove(self._key(relative))
+        except Exception as error:
+            self._fail("remove", relative, error)
+
     def folders(self, relative_dir: str) -> list[str]:
         """Return the names of the folders in a folder; of a remote root none, whose folders are only names."""
         if not self.is_local:

@@ -40,3 +40,12 @@ class ExpiredUrlError(DownloadError):
 
 class UnplayableVideoError(VideoError):
     """The file is not a whole video: not a video at all, cut short, or damaged."""
+
+
+class RefusedFileError(VideoError):
+    """The verifier refused what was served, which is kept unless ``counts`` is false."""
+
+    def __init__(self, message: str, *, counts: bool = True) -> None:
+        super().__init__(message)
+        self.counts = counts
+        """Whether this was an attempt. It was none when the file could not be kept."""

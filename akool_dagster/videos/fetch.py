@@ -89,9 +89,10 @@ def fetch_videos(
 ) -> FetchSummary:
     """Store each requested video below ``folder`` and tell ``on_outcome``, in the caller's thread, how it went.
 
-    The order is that of `FairQueue`. An existing file is replaced: only bytes that were just verified are known to
-    be those served. ``refresh(job_id, url, deadline)`` asks Akool for the row again, once for a video whose URL is
-    over; ``before_publish`` runs right before a file is shown. Both are called from the workers.
+    The order is that of `FairQueue`. A file that is in the storage root already is verified before anything is
+    downloaded, and taken when it is a whole video. ``refresh(job_id, url, deadline)`` asks Akool for the row again,
+    once for a video whose URL is over; ``before_publish`` runs right before a file is shown. Both are called from
+    the workers.
     After the time budget nothing new is started. A download that stalls or takes too long is interrupted.
     Memory: about 2 MiB a thread (during an upload, two of its parts), whatever the files' sizes and number.
 
@@ -271,7 +272,8 @@ class _Coordinator:
             case StoredVideo():
                 self.stored += 1
                 self.stored_bytes += outcome.bytes
-                self._queue.note(host_of(outcome.source_url), answers=True)
+                if outcome.downloaded:
+                    self._queue.note(host_of(outcome.source_url), answers=True)
             case FailedVideo():
                 self.failed += 1
                 if outcome.host_answers is not None:

@@ -157,7 +157,6 @@ def _request(video: DueVideo) -> VideoRequest:
         expires_at_ms=video.expires_at,
         partition_at_ms=video.partition_at,
         attempts=video.attempts,
-        reported_duration=payload.get("video_duration"),
     )
 
 

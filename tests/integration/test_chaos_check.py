@@ -253,7 +253,7 @@ DOCTORED: dict[str, tuple[Callable[[Home], object], Harm, str]] = {
     "a file that a verifier refused, beside the verified one": (
         lambda home: shutil.copy(home.video(ONE), home.video(ONE).with_suffix(".unverified")),
         Harm.WRONG,
-        f"{ONE}.unverified was kept",
+        f"{ONE}.unverified does not belong there",
     ),
 }
 

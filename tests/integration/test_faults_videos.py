@@ -128,8 +128,14 @@ class Landing:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """Every file below the storage root, temporary ones too, by the job it is named after."""
-        return {path.stem: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        """Every file below the storage root, temporary ones too, by the job it is named after, but for kept ones."""
+        files = (path for path in self.folder.rglob("*") if path.is_file() and path.suffix != ".unverified")
+        return {path.stem: path.read_bytes() for path in files}
+
+    @property
+    def kept(self) -> set[str]:
+        """The jobs of which a file is kept that the verifier refused."""
+        return {path.stem for path in self.folder.rglob("*.unverified")}
 
 
 @pytest.fixture
@@ -154,6 +160,7 @@ def test_a_fault_publishes_nothing_partial_and_the_file_is_right_once_it_is_over
         return
     assert (report.stored, report.failed, report.lost) == (1, 1, 0)
     assert land.files == {OTHER: whole[OTHER]}
+    assert land.kept == ({VICTIM} if name == "short_body_unsized" else set())
     assert land.victim.video_state == VideoState.PENDING
     assert re.search(expected.error, land.victim.video_error or ""), land.victim.video_error
     waits_seconds = ((land.victim.video_next_at or 0) - clock.now_ms()) / 1000
@@ -165,7 +172,7 @@ def test_a_fault_publishes_nothing_partial_and_the_file_is_right_once_it_is_over
     emulator.faults.clear()
     clock.advance(LONGEST_WAIT_SECONDS)
     assert land().stored == 1
-    assert land.files == whole
+    assert (land.files, land.kept) == (whole, set())
     assert (land.victim.video_state, land.victim.video_error) == (VideoState.STORED, None)
 
 

@@ -90,7 +90,7 @@ def bad_answers() -> dict[str, Answer]:
 RETRYABLE = {"http403", "http404", "http500", "html", "empty", "short", "cut"}
 
 
-def test_bad_videos_never_stop_the_others_and_leave_nothing(
+def test_bad_videos_never_stop_the_others_and_leave_nothing_but_what_was_refused(
     fetch: Fetch, server: VideoServer, root: StorageRoot
 ) -> None:
     answers = bad_answers()
@@ -105,30 +105,8 @@ def test_bad_videos_never_stop_the_others_and_leave_nothing(
     assert {job for job in answers if fetch.failed(job).failure is Failure.FORBIDDEN} == {"http403"}
     assert {job for job in answers if fetch.failed(job).failure is Failure.GONE} == {"http404"}
     assert sorted(fetch.refreshed) == ["http403", "http404"]
-    assert files_below(root) == [f"{FOLDER}/good.mp4", f"{FOLDER}/redirected.mp4"]
+    assert files_below(root) == [f"{FOLDER}/cut.unverified", f"{FOLDER}/good.mp4", f"{FOLDER}/redirected.mp4"]
     assert root.read_bytes(f"{FOLDER}/redirected.mp4") == body
-
-
-@pytest.mark.parametrize("job", sorted(RETRYABLE | {"large", "loop", "inner"}))
-def test_a_failed_download_leaves_the_file_that_is_there(
-    job: str, fetch: Fetch, server: VideoServer, root: StorageRoot
-) -> None:
-    old = render_video()
-    fetch(requested("job", server.serve("/good", old)))
-    server.answers[f"/{job}"] = bad_answers()[job]
-    fetch.outcomes.clear()
-    fetch(requested("job", server.url(f"/{job}")), max_bytes=2_000_000)
-    assert fetch.failed("job").error.endswith(".")
-    assert files_below(root) == [f"{FOLDER}/job.mp4"]
-    assert root.read_bytes(f"{FOLDER}/job.mp4") == old
-
-
-def test_a_file_that_is_there_is_replaced(fetch: Fetch, server: VideoServer, root: StorageRoot) -> None:
-    with root.temporary(f"{FOLDER}/job.mp4") as path:
-        path.write_bytes(b"of a run that was killed before it told the ledger")
-        root.publish(path, f"{FOLDER}/job.mp4")
-    fetch(requested("job", server.serve("/good", render_video())))
-    assert root.read_bytes(f"{FOLDER}/job.mp4") == render_video()
 
 
 def answering(url: str | None, says: AkoolSays = AkoolSays.NEW_URL) -> Callable[[str, str, Deadline], Refreshed]:
