@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
 
+from akool_dagster.ledger.records import VideoState
 from akool_dagster.videos.refresh import AkoolSays
 
 FIRST_WAIT_MS = 30_000
@@ -21,17 +22,6 @@ FINAL_ATTEMPTS = 9
 
 MOST_REFUSALS = 3
 """Attempts that the verifier refused, before a video is not tried any more and its kept file is what there is."""
-
-
-class VideoFate(Enum):
-    """What a video is after an attempt that failed. The values are those of the ledger's video states."""
-
-    PENDING = "pending"
-    """It is tried again."""
-    UNVERIFIED = "unverified"
-    """What was served is kept, and not a video that the verifier accepts."""
-    LOST = "lost"
-    """No bytes could be had."""
 
 
 class Failure(Enum):
@@ -99,7 +89,7 @@ def decide_fate(
     now_ms: int,
     expires_at_ms: int,
     attempts: int,
-) -> tuple[VideoFate, str]:
+) -> tuple[VideoState, str]:
     """Return what a video is after an attempt that failed, and why as a sentence (empty for a pending one).
 
     ``kept`` is the path of the file that the verifier refused, if there is one, ``refusals`` how many attempts ended
@@ -108,14 +98,14 @@ def decide_fate(
     """
     if kept is None:
         reason = why_lost(failure, says, now_ms=now_ms, expires_at_ms=expires_at_ms, attempts=attempts)
-        return (VideoFate.PENDING, "") if reason is None else (VideoFate.LOST, reason)
+        return (VideoState.PENDING, "") if reason is None else (VideoState.LOST, reason)
     if refusals >= MOST_REFUSALS:
-        return VideoFate.UNVERIFIED, f"What was served was refused {refusals} times."
+        return VideoState.UNVERIFIED, f"What was served was refused {refusals} times."
     if now_ms >= expires_at_ms:
-        return VideoFate.UNVERIFIED, _ended(expires_at_ms)
+        return VideoState.UNVERIFIED, _ended(expires_at_ms)
     if attempts >= FINAL_ATTEMPTS and (failure, says) in FINAL:
-        return VideoFate.UNVERIFIED, FINAL[failure, says]
-    return VideoFate.PENDING, ""
+        return VideoState.UNVERIFIED, FINAL[failure, says]
+    return VideoState.PENDING, ""
 
 
 def _ended(expires_at_ms: int) -> str:
