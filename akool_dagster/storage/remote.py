@@ -77,17 +77,13 @@ class RemoteFiles:
 
     @contextmanager
     def local_copy(self, relative: str) -> Iterator[tuple[BinaryIO, Found]]:
-        """Copy an object, all of one version of it, to a temporary file and open that."""
-        folder = self.temporary_folder("")
-        name = relative.rpartition("/")[2]
-        path = folder / f"{self.temporary_prefix}{name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
-        try:
-            found = self._download(relative, path)
-            with self._files.open(path, "rb") as file:
-                yield file, found
-        finally:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+        """Copy an object, all of one version of it, to a temporary file, which no killed process leaves behind."""
+        path = self.temporary_folder("") / f"{self.temporary_prefix}{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+        with self._files.open(path, "w+b") as file:
+            path.unlink()
+            found = self._download(relative, file)
+            file.seek(0)
+            yield file, found
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the objects right below a path."""
@@ -180,7 +176,9 @@ class RemoteFiles:
         for tries_left in reversed(range(TRIES)):
             try:
                 with self._files.open(source, "rb") as file:
-                    return obstore.put(client, relative, file, mode=_mode(replacing), use_multipart=False)["e_tag"]
+                    return obstore.put(client, relative, file.read(), mode=_mode(replacing), use_multipart=False)[
+                        "e_tag"
+                    ]
             except BaseError as error:
                 refused = isinstance(error, (AlreadyExistsError, PreconditionError))
                 if not refused and not isinstance(error, GenericError):
@@ -205,18 +203,17 @@ class RemoteFiles:
                         return found
         return None
 
-    def _download(self, relative: str, path: Path) -> Found:
-        for tries_left in reversed(range(TRIES)):
+    def _download(self, relative: str, file: BinaryIO) -> Found:
+        for _ in range(TRIES):
             found = self.look(relative)
-            try:
-                with self._files.open(path, "wb") as file:
-                    for part in self._ranges(relative, found):
-                        file.write(part)
+            file.seek(0)
+            file.truncate()
+            with suppress(PreconditionError):
+                for part in self._ranges(relative, found):
+                    file.write(part)
+                file.flush()
                 return found
-            except PreconditionError:
-                if not tries_left:
-                    raise ChangedMeanwhileError(f"{relative} changed again and again while it was read.") from None
-        raise AssertionError("unreachable")
+        raise ChangedMeanwhileError(f"{relative} changed again and again while it was read.")
 
     def _ranges(self, relative: str, found: Found) -> Iterator[bytes]:
         """Yield an object part by part. Raises `PreconditionError` when it is another by now."""

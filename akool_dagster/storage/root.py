@@ -228,7 +228,7 @@ class StorageRoot:
         except ChangedMeanwhileError as error:
             raise ChangedMeanwhileError(
                 f"Cannot {action} {self.uri(relative)}: another run wrote it meanwhile, which stays. The next tick "
-                "lands what is missing"
+                "lands what is missing."
             ) from error
         except StorageError:
             raise

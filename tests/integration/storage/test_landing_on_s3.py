@@ -96,6 +96,7 @@ def test_an_emptied_bucket_is_not_taken_for_a_new_one(
     for job in ("akool_land_results", "akool_land_videos"):
         assert "There is no s3://" in failure_of(remote.land(job, DAY))
     assert not [exchange for exchange in object_store.seen if "another-folder" in exchange.path and exchange.body]
+    free_abandoned_generators(caplog)
     remote.rebuild(storage_root="s3://no-such-bucket/folder")
     assert "bucket does not exist" in failure_of(remote.land("akool_land_results", DAY))
 
