@@ -55,7 +55,7 @@ def build_akool_definitions(
             root, and the start of every job's, sensor's and resource's name. Two accounts in one deployment take two.
         akool: How to reach Akool's API.
         ledger: Where the jobs are recorded. Accounts may share a ledger.
-        storage_root: Absolute path or fsspec URL of the folder that tables and videos go to; may be an ``EnvVar``.
+        storage_root: Absolute path or URL of the folder that tables and videos go to; may be an ``EnvVar``.
         tables: Which of ``results``, ``credits``, ``durations`` and ``statuses`` to land.
         videos: Whether to download the videos.
         start_date: The first partition (UTC). Results of older jobs are polled and their videos saved, but they are

@@ -15,7 +15,6 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.landed_files import ended_ids, landed_file, parse_parquet, read_parquet
-from akool_dagster.object_storage import NOTHING
 from akool_dagster.ownership import (
     FIRST_LANDING_METADATA,
     LEDGER_METADATA,
@@ -23,7 +22,7 @@ from akool_dagster.ownership import (
     ensure_owner,
     refuse_going_back,
 )
-from akool_dagster.storage import StorageError, StorageRoot, refuse_credentials
+from akool_dagster.storage import NOTHING, StorageError, StorageRoot, refuse_credentials
 from akool_dagster.tables import TABLES
 
 _HOURLY_KEY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]{2}:[0-9]{2}")
@@ -46,16 +45,18 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     storage_root: str = Field(
-        description="Absolute path or fsspec URL (s3://bucket/folder) of the folder that everything is stored in. "
-        "Credentials for it come from the environment."
+        description="Absolute path or URL (s3://, gs:// or az://bucket/folder) of the folder that everything is "
+        "stored in. Credentials for it come from the environment."
     )
 
-    _root: StorageRoot | None = PrivateAttr(default=None)  # one for a run: a remote driver's client is slow to make
+    _root: StorageRoot | None = PrivateAttr(default=None)  # one for a run: a remote client is slow to make
 
     @field_validator("storage_root", mode="before")
     @classmethod
     def _refuse_credentials(cls, value: object) -> object:
-        return without_credentials(value)
+        if isinstance(value, str) and not isinstance(value, dg.EnvVar):
+            refuse_credentials(value)
+        return value
 
     def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame | pa.Table | None) -> None:
         """Write one asset or one partition of it; adds path, rows and bytes to the materialisation's metadata."""
@@ -140,13 +141,6 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         if self._root is None:
             self._root = StorageRoot(self.storage_root)
         return self._root
-
-
-def without_credentials(storage_root: object) -> object:
-    """Return a storage root as it is. Raises `StorageError` when it holds credentials, which the UI would show."""
-    if isinstance(storage_root, str) and not isinstance(storage_root, dg.EnvVar):
-        refuse_credentials(storage_root)
-    return storage_root
 
 
 def _relative_path(key: dg.AssetKey, partition_key: str | None) -> str:

@@ -12,10 +12,9 @@ from pydantic import ConfigDict, Field, JsonValue, field_validator
 from akool_dagster.api.base_url import checked_base_url
 from akool_dagster.api.client import AkoolClient
 from akool_dagster.api.credentials import credentials_from
-from akool_dagster.io_manager import without_credentials
 from akool_dagster.ledger import JobLedger
 from akool_dagster.settings import DEFAULT_BASE_URL
-from akool_dagster.storage import StorageRoot
+from akool_dagster.storage import StorageRoot, refuse_credentials
 from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fetch import FetchLimits
 from akool_dagster.videos.stall import MinimumPace
@@ -106,8 +105,8 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
     model_config = _QUIET
 
     storage_root: str = Field(
-        description="Absolute path or fsspec URL (s3://bucket/folder) of the folder that everything is stored in. "
-        "Credentials for it come from the environment."
+        description="Absolute path or URL (s3://, gs:// or az://bucket/folder) of the folder that everything is "
+        "stored in. Credentials for it come from the environment."
     )
     threads: int = Field(default=8, ge=1, le=64, description="Downloads at the same time.")
     max_bytes: int = Field(default=2 * 1024**3, gt=0, description="Largest video that is accepted, in bytes.")
@@ -141,7 +140,9 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
     @field_validator("storage_root", mode="before")
     @classmethod
     def _refuse_credentials(cls, value: object) -> object:
-        return without_credentials(value)
+        if isinstance(value, str) and not isinstance(value, dg.EnvVar):
+            refuse_credentials(value)
+        return value
 
     @field_validator("allowed_networks")
     @classmethod
@@ -152,7 +153,7 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
         return networks
 
     def root(self) -> StorageRoot:
-        """Return the storage root. Raises `StorageError` for a relative path or a missing fsspec driver."""
+        """Return the storage root. Raises `StorageError` for a relative path or a URL that is not supported."""
         return StorageRoot(self.storage_root)
 
     def limits(self) -> FetchLimits:

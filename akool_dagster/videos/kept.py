@@ -104,13 +104,5 @@ def _verified(path: Path) -> VerifiedFile | None:
 @contextmanager
 def _local_file(root: StorageRoot, relative: str) -> Iterator[Path | None]:
     """Give a path on this machine with the content of ``relative``; None when nothing is there."""
-    if root.is_local:
-        yield Path(root.uri(relative)) if root.exists(relative) else None
-        return
-    content = root.read_if_there(relative)
-    if content is None:
-        yield None
-        return
-    with root.temporary(relative) as path:
-        path.write_bytes(content)
-        yield path
+    with root.local_copy(relative) as opened:
+        yield None if opened is None else Path(opened[0].name)

@@ -260,5 +260,5 @@ def test_anothers_file_in_a_shared_temporary_folder_stops_no_landing(
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", refusing)
-    assert StorageRoot("memory://bucket/x").remove_stale_temporaries("akool", 1.0, FakeClock()) == 1
+    assert StorageRoot("s3://bucket/x").remove_stale_temporaries("akool", 1.0, FakeClock()) == 1
     assert files(tmp_path) == {".akool-dagster.anothers.partial"}

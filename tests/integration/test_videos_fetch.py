@@ -32,7 +32,10 @@ from tests.integration.video_words import (
     requested,
 )
 from tests.mp4 import render_video
+from tests.object_store import ObjectStore
 from tests.video_server import Answer, VideoServer
+
+pytest_plugins = ["tests.integration.object_stores"]
 
 pytestmark = pytest.mark.usefixtures("system_temporary_folder")
 
@@ -53,9 +56,11 @@ def fetch(server: VideoServer, root: StorageRoot) -> Fetch:
     return Fetch(server, root)
 
 
-@pytest.mark.parametrize("kind", ["local", "memory"])
-def test_each_stored_file_has_the_served_bytes(kind: str, server: VideoServer, tmp_path: Path) -> None:
-    root = StorageRoot(str(tmp_path / "root") if kind == "local" else f"memory:/{tmp_path}")
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_each_stored_file_has_the_served_bytes(
+    kind: str, server: VideoServer, tmp_path: Path, object_store: ObjectStore
+) -> None:
+    root = StorageRoot(str(tmp_path / "root") if kind == "local" else object_store.url)
     fetch = Fetch(server, root)
     served = {f"job{seed}": render_video(seed % 3, audio=seed % 2 == 0) for seed in range(20)}
     summary = fetch(*(requested(job, server.serve(f"/{job}.mp4", body)) for job, body in served.items()))

@@ -76,7 +76,7 @@ def test_a_remote_root_s_leftovers_are_removed_from_the_system_s_temporary_folde
     clock = FakeClock()
     leave(tmp_path / ".akool-dagster.a.mp4.1.partial", clock, STALE_SECONDS + 1)
     leave(tmp_path / ".somebody-s.partial", clock, STALE_SECONDS + 1)
-    assert remove_leftovers(StorageRoot("memory://leftovers"), FOLDER, set(), clock) == 1
+    assert remove_leftovers(StorageRoot("s3://leftovers"), FOLDER, set(), clock) == 1
     assert [path.name for path in tmp_path.iterdir()] == [".somebody-s.partial"]
 
 

@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
-from akool_dagster.object_storage import Found
-from akool_dagster.storage import OsFiles, StorageError, StorageRoot
+from akool_dagster.storage import NOTHING, ChangedMeanwhileError, Found, OsFiles, StorageError, StorageRoot
 from tests.clock import FakeClock
 
 pytestmark = pytest.mark.usefixtures("system_temporary_folder")
@@ -21,14 +19,12 @@ pytest_plugins = ["tests.integration.object_stores"]
 RELATIVE = "akool/results/2025-10-09.parquet"
 
 
-@pytest.fixture(params=["local", "file", "memory", "s3"])
+@pytest.fixture(params=["local", "file", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Give an empty storage root of every kind."""
     if request.param == "s3":
         return str(request.getfixturevalue("object_store").url)
-    return {"local": str(tmp_path / "root"), "file": f"file://{tmp_path}/root", "memory": f"memory:/{tmp_path}"}[
-        request.param
-    ]
+    return {"local": str(tmp_path / "root"), "file": f"file://{tmp_path}/root"}[request.param]
 
 
 @pytest.fixture
@@ -182,7 +178,9 @@ def test_a_file_where_nothing_was_is_refused_when_something_is_there_by_now(tmp_
     root = StorageRoot(str(tmp_path))
     found = root.look(RELATIVE)
     put(root, b"faster", replacing=found)
-    with pytest.raises(StorageError, match=r"2025-10-09\.parquet: another run wrote it meanwhile, which stays"):
+    with pytest.raises(
+        ChangedMeanwhileError, match=r"2025-10-09\.parquet: another run wrote it meanwhile, which stays"
+    ):
         put(root, b"slower", replacing=found)
     assert root.read_bytes(RELATIVE) == b"faster"
     assert files_below(tmp_path) == [RELATIVE]
@@ -284,7 +282,7 @@ def test_a_folder_that_is_not_there_needs_no_cleaning(root: StorageRoot) -> None
 
 
 def test_a_remote_root_s_leftovers_are_in_the_system_s_temporary_folder(system_temporary_folder: Path) -> None:
-    root = StorageRoot("memory://leftovers")
+    root = StorageRoot("s3://bucket/leftovers")
     clock = FakeClock()
     with root.temporary(RELATIVE) as path:
         path.write_bytes(b"half")
@@ -293,55 +291,81 @@ def test_a_remote_root_s_leftovers_are_in_the_system_s_temporary_folder(system_t
         assert root.remove_stale_temporaries("day", 900, clock) == 1
 
 
-class BrokenFileSystem(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """A remote whose upload breaks half way, as a generic fsspec driver's does: in place."""
-
-    protocol = ("broken",)
-    store: dict[str, Any] = {}
-    pseudo_dirs: list[str] = [""]
-    broken = True
-    seen_while_uploading: list[bool] = []
-
-    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
-        content = Path(lpath).read_bytes()
-        self.pipe_file(rpath, content[: len(content) // 2])
-        self.seen_while_uploading.append(f"broken://x/{RELATIVE}" in self.store)
-        if self.broken:
-            raise OSError("upload of https://user:hunter2@store.example/x?sig=hunter2 broke")
-        self.pipe_file(rpath, content)
-
-    def info(self, path: str, **options: Any) -> Any:
-        if "outage" in path:
-            raise OSError("the store does not answer")
-        return super().info(path, **options)
+# A copy to read from
 
 
-@pytest.fixture
-def broken_remote() -> Iterator[StorageRoot]:
-    fsspec.register_implementation("broken", BrokenFileSystem, clobber=True)
-    BrokenFileSystem.broken = True
-    BrokenFileSystem.seen_while_uploading.clear()
-    BrokenFileSystem.store.clear()
-    yield StorageRoot("broken://x")
-    BrokenFileSystem.clear_instance_cache()
+@pytest.mark.parametrize("size", [0, 7, 17 * 2**20], ids=str)
+def test_a_copy_has_the_content_that_it_names(size: int, root: StorageRoot) -> None:
+    content = os.urandom(size)
+    put(root, content)
+    with root.local_copy(RELATIVE) as opened:
+        assert opened is not None
+        file, found = opened
+        put(root, b"newer")
+        assert file.read() == content
+        assert found.size == size
 
 
-def test_a_broken_upload_shows_nothing_and_leaves_nothing(broken_remote: StorageRoot) -> None:
-    with pytest.raises(StorageError) as caught:
-        put(broken_remote, b"content")
-    assert "broken://x/akool/results" in str(caught.value)
-    assert "hunter2" not in str(caught.value)
-    assert BrokenFileSystem.store == {}
+def test_there_is_no_copy_of_nothing(root: StorageRoot) -> None:
+    with root.local_copy(RELATIVE) as opened:
+        assert opened is None
 
 
-def test_a_running_upload_shows_nothing(broken_remote: StorageRoot) -> None:
-    BrokenFileSystem.broken = False
-    put(broken_remote, b"content")
-    assert BrokenFileSystem.seen_while_uploading == [False]
-    assert broken_remote.read_bytes(RELATIVE) == b"content"
-    assert list(BrokenFileSystem.store) == [f"broken://x/{RELATIVE}"]
+def test_a_copy_can_be_replaced_by_what_was_made_from_it(root: StorageRoot) -> None:
+    put(root, b"old")
+    with root.local_copy(RELATIVE) as opened:
+        assert opened is not None
+        put(root, opened[0].read() + b" and new", replacing=opened[1])
+    assert root.read_bytes(RELATIVE) == b"old and new"
 
 
-def test_an_outage_is_not_a_missing_file(broken_remote: StorageRoot) -> None:
-    with pytest.raises(StorageError, match="does not answer"):
-        broken_remote.exists("outage/a.mp4")
+def test_an_error_of_the_reader_stays_what_it_is(root: StorageRoot) -> None:
+    put(root, b"old")
+    with pytest.raises(FileNotFoundError, match="another"), root.local_copy(RELATIVE):
+        raise FileNotFoundError("another")
+
+
+# Creating and removing
+
+
+def test_a_file_is_created_once(root: StorageRoot) -> None:
+    assert root.create(RELATIVE, b"first")
+    assert not root.create(RELATIVE, b"second")
+    assert root.read_bytes(RELATIVE) == b"first"
+    assert root.list_files("akool/results") == ["2025-10-09.parquet"]
+
+
+def test_a_created_file_is_durable_before_it_has_its_name(tmp_path: Path) -> None:
+    files = RecordingFiles()
+    assert StorageRoot(str(tmp_path), files=files).create("a.json", b"content")
+    assert files.calls == ["open temporary", "fsync temporary", "link a.json", f"fsync {tmp_path.name}"]
+    assert files_below(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOTSUP])
+def test_a_file_system_without_hard_links_creates_once_too(tmp_path: Path, error: int) -> None:
+    root = StorageRoot(str(tmp_path), files=RecordingFiles("link a.json", error))
+    assert [root.create("a.json", b"first"), root.create("a.json", b"second")] == [True, False]
+    assert root.read_bytes("a.json") == b"first"
+    assert files_below(tmp_path) == ["a.json"]
+
+
+def test_of_eight_threads_that_create_a_file_one_does(root: StorageRoot) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda number: root.create(RELATIVE, bytes([number])), range(8)))
+    assert done.count(True) == 1
+    assert root.read_bytes(RELATIVE) == bytes([done.index(True)])
+
+
+def test_a_removed_file_is_gone_and_nothing_is_not_removed(root: StorageRoot) -> None:
+    put(root, b"content")
+    assert [root.remove(RELATIVE), root.remove(RELATIVE)] == [True, False]
+    assert root.look(RELATIVE) == NOTHING
+
+
+def test_a_temporary_file_can_be_published_under_another_name_of_its_folder(root: StorageRoot) -> None:
+    with root.temporary("day/a.mp4") as path:
+        path.write_bytes(b"refused")
+        root.publish(path, "day/a.unverified")
+    assert root.list_files("day") == ["a.unverified"]
+    assert root.read_bytes("day/a.unverified") == b"refused"
