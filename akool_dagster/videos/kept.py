@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,5 +105,13 @@ def _verified(path: Path) -> VerifiedFile | None:
 @contextmanager
 def _local_file(root: StorageRoot, relative: str) -> Iterator[Path | None]:
     """Give a path on this machine with the content of ``relative``; None when nothing is there."""
-    with root.local_copy(relative) as opened:
-        yield None if opened is None else Path(opened[0].name)
+    if root.is_local:
+        yield Path(root.uri(relative)) if root.exists(relative) else None
+        return
+    with root.local_copy(relative) as opened, root.temporary(relative) as path:
+        if opened is None:
+            yield None
+            return
+        with path.open("wb") as file:
+            shutil.copyfileobj(opened[0], file)
+        yield path
