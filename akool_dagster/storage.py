@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -13,16 +14,17 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
 
+from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
 
-from akool_dagster.clock import Clock
+from akool_dagster.clock import Clock, Deadline
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.object_storage import (
     DRIVERS,
-    NOTHING,
+    NOTHING as NOTHING,
     PARTIAL_SUFFIX,
     WRITTEN_MEANWHILE,
-    Found,
+    Found as Found,
     ObjectStore,
     open_file_system,
 )
@@ -43,6 +45,14 @@ NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 
 class StorageError(AkoolDagsterError):
     """The storage root cannot be used. The message has the path, the cause and, where known, the way out."""
+
+
+class ChangedMeanwhileError(StorageError):
+    """The file is not the one that was read: read the file again, merge again, publish again."""
+
+
+class UnsupportedStorageError(StorageError):
+    """The storage lacks what a root needs: conditional writes, or locks between processes."""
 
 
 class StorageFullError(StorageError):
@@ -172,6 +182,58 @@ class StorageRoot:
         if content is None:
             raise StorageError(f"There is no file at {self.uri(relative)}.")
         return content
+
+    @contextmanager
+    def local_copy(self, relative: str) -> Iterator[tuple[BinaryIO, Found] | None]:
+        """Give an open file with the content that `Found` names, or None when nothing is there."""
+        found = self.look(relative)
+        if found == NOTHING:
+            yield None
+        elif not self.is_local:
+            yield io.BytesIO(self.read_bytes(relative)), found
+        else:
+            with self.files.open(self._local(relative), "rb") as file:
+                yield file, found
+
+    @contextmanager
+    def lock(self, relative: str, *, seconds: float, clock: Clock) -> Iterator[None]:
+        """Keep other processes and threads from the same lock while the block runs."""
+        if not self.is_local:
+            yield
+            return
+        path = self._local(relative)
+        self._make_directory(path.parent)
+        lock = FileLock(path, thread_local=False)
+        deadline = Deadline(clock, seconds)
+        while True:
+            try:
+                lock.acquire(blocking=False)
+                break
+            except Timeout:
+                if deadline.expired():
+                    raise StorageError(f"Another run has held {path} for {seconds:.0f} s.") from None
+                clock.sleep(0.05)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def create(self, relative: str, content: bytes) -> bool:
+        """Write a file where none is, and return True; return False, and leave it, where one is."""
+        with self.temporary(relative) as file:
+            file.write_bytes(content)
+            try:
+                self.publish(file, relative, replacing=NOTHING)
+            except ChangedMeanwhileError:
+                return False
+        return True
+
+    def remove(self, relative: str) -> bool:
+        """Remove a file; return whether there was one."""
+        there = self.exists(relative)
+        if there:
+            self._local(relative).unlink()
+        return there
 
     def list_files(self, relative_dir: str) -> list[str]:
         """Return the names of the files in one folder, sorted. A folder that is not there has none."""
@@ -312,6 +374,8 @@ class StorageRoot:
     def _fail(self, action: str, relative: str, error: Exception) -> NoReturn:
         if isinstance(error, StorageError):
             raise error
+        if WRITTEN_MEANWHILE in str(error):
+            raise ChangedMeanwhileError(f"Cannot {action} {self.uri(relative)}: {WRITTEN_MEANWHILE}") from error
         # A remote driver's own error may quote a signed URL: only its redacted text is passed on.
         raise self._error(f"Cannot {action} {self.uri(relative)}", error) from (error if self.is_local else None)
 
