@@ -22,8 +22,9 @@ from akool_dagster.tables.files import STALE_SECONDS, Summary
 from akool_dagster.tables.spool import Spool
 from akool_dagster.videos.landing import VideoLanding
 
-_STARTS_LOOKED_AT = 100
-"""Among so many latest launches of its job a run looks for its own."""
+_STARTS_LOOKED_AT = 500
+"""Among so many latest launches a run looks for its own."""
+_LONGEST_START_SECONDS = 3600.0
 
 
 def build_jobs_asset(names: AccountNames) -> dg.AssetSpec:
@@ -185,7 +186,9 @@ def _landing(
 def _note_start(context: dg.AssetExecutionContext, ledger: AccountLedger, begun: int) -> None:
     """Tell the ledger how long this run took from its launch to its first line of work, where a launch is on record."""
     launches = context.instance.fetch_run_status_changes(
-        dg.RunStatusChangeRecordsFilter(dg.DagsterEventType.RUN_STARTING, job_names=[context.job_name]),
+        dg.RunStatusChangeRecordsFilter(  # not by job: SQLite's event log cannot
+            dg.DagsterEventType.RUN_STARTING, after_timestamp=begun / 1000 - _LONGEST_START_SECONDS
+        ),
         limit=_STARTS_LOOKED_AT,
     )
     for launch in launches.records:
