@@ -19,7 +19,7 @@ from akool_dagster.operations.check import CheckReport, check
 from akool_dagster.operations.findings import Finding, Level
 from akool_dagster.operations.prune import prune
 from akool_dagster.operations.restore import RestoreReport, key_window, restore
-from akool_dagster.ownership import ledger_command
+from akool_dagster.storage.marker import ledger_command
 from akool_dagster.settings import ledger_url_from, settings_from
 from akool_dagster.storage import StorageRoot
 from akool_dagster.terminal import printable

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_network
 from typing import Any
 
 import dagster as dg
-from pydantic import ConfigDict, Field, JsonValue, field_validator
+from pydantic import ConfigDict, Field, JsonValue, PrivateAttr, field_validator
 
 from akool_dagster.api.base_url import checked_base_url
 from akool_dagster.api.client import AkoolClient
 from akool_dagster.api.credentials import credentials_from
-from akool_dagster.ledger import JobLedger
+from akool_dagster.ledger import AccountLedger, HeldLease, JobLedger, LandingKind
 from akool_dagster.settings import DEFAULT_BASE_URL
 from akool_dagster.storage import StorageRoot, refuse_credentials
 from akool_dagster.videos.addresses import AddressPolicy
@@ -90,6 +92,8 @@ class JobLedgerResource(dg.ConfigurableResource[Any]):
         default=15.0, gt=0, description="Seconds to wait for what another process is writing to the ledger."
     )
 
+    _held: list[ExitStack] = PrivateAttr(default_factory=list)
+
     def open(self) -> JobLedger:
         """Open the ledger; never create one. Raises `LedgerError` leaves that say what to do."""
         return JobLedger.open(self.url, busy_timeout=self.busy_timeout)
@@ -98,6 +102,26 @@ class JobLedgerResource(dg.ConfigurableResource[Any]):
         """Open the ledger, creating or upgrading it where needed: for assets that track new jobs."""
         return JobLedger.create(self.url, busy_timeout=self.busy_timeout)
 
+    @contextmanager
+    def hold(
+        self, account: str, kind: LandingKind, partition_key: str, run_id: str
+    ) -> Iterator[tuple[AccountLedger, HeldLease]]:
+        """Open the ledger and hold the lease of a partition while the block runs, at most until the run's teardown.
+
+        A run that fails outside of the block, as in an IO manager, leaves the block's generator suspended: then
+        `teardown_after_execution` gives the lease back. Raises `LeaseHeldError` when another run goes on holding it.
+        """
+        stack = ExitStack()
+        self._held.append(stack)
+        with stack:
+            ledger = stack.enter_context(self.open()).account(account)
+            yield ledger, stack.enter_context(ledger.leases.acquire(kind, partition_key, run_id))
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Release the leases that the run still holds, and close their ledgers. Called when the run fails, too."""
+        while self._held:
+            self._held.pop().close()
+
 
 class VideoStoreResource(dg.ConfigurableResource[Any]):
     """Where video files are kept, and how they are downloaded."""
@@ -105,8 +129,8 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
     model_config = _QUIET
 
     storage_root: str = Field(
-        description="Absolute path or URL (s3://, gs:// or az://bucket/folder) of the folder that everything is "
-        "stored in. Credentials for it come from the environment."
+        description="Absolute path or fsspec URL (s3://bucket/folder) of the folder that everything is stored in. "
+        "Credentials for it come from the environment."
     )
     threads: int = Field(default=8, ge=1, le=64, description="Downloads at the same time.")
     max_bytes: int = Field(default=2 * 1024**3, gt=0, description="Largest video that is accepted, in bytes.")
@@ -153,7 +177,7 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
         return networks
 
     def root(self) -> StorageRoot:
-        """Return the storage root. Raises `StorageError` for a relative path or a URL that is not supported."""
+        """Return the storage root. Raises `StorageError` for a relative path or a missing fsspec driver."""
         return StorageRoot(self.storage_root)
 
     def limits(self) -> FetchLimits:

@@ -27,7 +27,7 @@ from akool_dagster.landing import (
 )
 from akool_dagster.ledger import Counts, JobLedger, JobState, LedgerMissingError, VideoState
 from akool_dagster.ledger.records import KnownLanding
-from akool_dagster.ownership import LEDGER_METADATA, REVISION_DIGITS, REVISION_METADATA
+from akool_dagster.storage.marker import LEDGER_METADATA, REVISION_DIGITS, REVISION_METADATA
 from akool_dagster.polling import NEEDS_THE_USER, PollReport, run_poll_pass
 from akool_dagster.resources import AkoolResource, JobLedgerResource
 

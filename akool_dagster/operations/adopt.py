@@ -9,7 +9,7 @@ from akool_dagster.landing import END_OF_TIME
 from akool_dagster.ledger import JobLedger
 from akool_dagster.operations.findings import named
 from akool_dagster.operations.survey import Survey, survey, why_adopt
-from akool_dagster.ownership import Mark, OwnershipError, ledger_command, write_mark
+from akool_dagster.storage.marker import Mark, OwnershipError, ledger_command, write_mark
 from akool_dagster.storage import StorageRoot
 
 

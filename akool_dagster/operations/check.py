@@ -23,7 +23,7 @@ from akool_dagster.ledger.schema import SCHEMA_VERSION
 from akool_dagster.operations.findings import Finding, Level, named
 from akool_dagster.operations.stuck_jobs import stuck_jobs
 from akool_dagster.operations.survey import Survey, survey, why_adopt
-from akool_dagster.ownership import ledger_command
+from akool_dagster.storage.marker import ledger_command
 from akool_dagster.storage import StorageError, StorageRoot
 from akool_dagster.tables import RESULTS, TABLES, VIDEOS
 

@@ -11,7 +11,7 @@ from akool_dagster.ledger import JobLedger
 from akool_dagster.ledger.pruning import Pruned
 from akool_dagster.ledger.transitions import DAY_MS
 from akool_dagster.operations.findings import Finding
-from akool_dagster.ownership import LandedFile, Mark, OwnershipError, ledger_command, read_mark
+from akool_dagster.storage.marker import LandedFile, Mark, OwnershipError, ledger_command, read_mark
 from akool_dagster.storage import StorageError, StorageRoot
 from akool_dagster.tables import RESULTS, VIDEOS
 

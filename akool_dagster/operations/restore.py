@@ -21,7 +21,7 @@ from akool_dagster.ledger.rows import chunks
 from akool_dagster.operations.findings import Finding, Level, named
 from akool_dagster.operations.found_jobs import LandedRow, UnusableRowError, Values, found_job, has_ended, lacking
 from akool_dagster.operations.survey import revision_of, why_adopt
-from akool_dagster.ownership import LandedFile, Mark, OwnershipError, ledger_command, read_mark
+from akool_dagster.storage.marker import LandedFile, Mark, OwnershipError, ledger_command, read_mark
 from akool_dagster.storage import StorageError, StorageRoot
 from akool_dagster.tables import RESULTS, TABLES
 

@@ -12,7 +12,7 @@ from akool_dagster.ledger.ledger import OVERDUE_MS
 from akool_dagster.ledger.records import Job
 from akool_dagster.ledger.schema import HOUR_MS
 from akool_dagster.operations.findings import Finding, Level, named
-from akool_dagster.ownership import ledger_command
+from akool_dagster.storage.marker import ledger_command
 
 EXPIRY_MS = 86_400_000
 """A video counts as close to the end of its URL this long before."""

@@ -10,7 +10,7 @@ from akool_dagster.landed_files import TableFile, landed_file, table_files
 from akool_dagster.ledger import JobLedger, JobState
 from akool_dagster.ledger.inspection import PartitionFacts
 from akool_dagster.ledger.records import FINAL_STATES
-from akool_dagster.ownership import LandedFile, Mark, OwnershipError, read_mark
+from akool_dagster.storage.marker import LandedFile, Mark, OwnershipError, read_mark
 from akool_dagster.storage import StorageError, StorageRoot
 from akool_dagster.tables import RESULTS, STATUSES, VIDEOS
 

@@ -16,7 +16,7 @@ MARKER = "ledger.json"
 
 
 class OwnershipError(AkoolDagsterError):
-    """This ledger must not write here: the files belong to another ledger, or to a newer state of this one."""
+    """This ledger must not write here: the files belong to another ledger, or are not where they were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +24,8 @@ class Mark:
     """Whose a folder of the storage root is: the content of its ``ledger.json``."""
 
     ledger_id: str
-    adopted: tuple[str, ...] = ()
-    """Ledgers that it belonged to before: their files may be replaced, by rows that hold all of theirs."""
     granularity: str | None = None
-    """The partitions' length, where it has been written down."""
-
-    def covers(self, ledger_id: str | None) -> bool:
-        """Return whether a file of this ledger (None: of none in particular) is at home here."""
-        return ledger_id is None or ledger_id == self.ledger_id or ledger_id in self.adopted
+    """How long the partitions of its tables are, where it has been written down."""
 
 
 def ledger_command(name: str, account: str) -> str:
@@ -68,8 +62,8 @@ def write_mark(root: StorageRoot, account: str, mark: Mark) -> None:
     _refuse_unconditional(root, account, mark)
 
 
-def ensure_owner(root: StorageRoot, account: str, ledger_id: str, *, first: bool) -> Mark:
-    """Mark an account's folder as this ledger's, or raise `OwnershipError` when it is another's; return the mark.
+def ensure_owner(root: StorageRoot, account: str, ledger_id: str, granularity: str, *, first: bool) -> None:
+    """Mark an account's folder as this ledger's, or raise `OwnershipError` when it is another's.
 
     A missing mark is made only at the ledger's ``first`` landing: later it means that the storage is not mounted, or
     gone, and what is written now would vanish. Raises `StorageError` when the root cannot be read or written,
@@ -78,24 +72,27 @@ def ensure_owner(root: StorageRoot, account: str, ledger_id: str, *, first: bool
     mark = read_mark(root, account)
     adopt = ledger_command("adopt", account)
     if mark is None and first:
-        root.create(f"{account}/{MARKER}", _content(Mark(ledger_id=ledger_id)))  # or another run was faster
+        root.create(f"{account}/{MARKER}", _content(Mark(ledger_id=ledger_id, granularity=granularity)))  # or another run was faster
         mark = read_mark(root, account)
     if mark is None:
         raise OwnershipError(
-            f"There is no {root.uri(f'{account}/{MARKER}')}, though ledger {ledger_id} has landed here before: is "
-            "the storage mounted, and AKOOL_STORAGE right? If you moved the files, move that one too; if you start "
-            f"anew in an empty place, or that file is lost, run {adopt}. Nothing was written."
+            f"{root.uri(f'{account}/{MARKER}')} is missing, though this ledger has landed here before: mount the "
+            f"storage, or correct AKOOL_STORAGE, or, if this is the right place, run {adopt}. Nothing was written."
         )
     if mark.ledger_id != ledger_id:
         raise OwnershipError(
-            f"{root.uri(account)} belongs to ledger {mark.ledger_id}, but this deployment's ledger is {ledger_id}. "
-            "Point AKOOL_LEDGER_URL back at the database of the first, or give this deployment a storage root "
-            "(AKOOL_STORAGE) or a prefix of its own. If the first ledger is lost, run "
-            f"{adopt}. Nothing was written."
+            f"{root.uri(account)} belongs to ledger {mark.ledger_id}, and this is ledger {ledger_id}: correct "
+            f"AKOOL_LEDGER_URL or AKOOL_STORAGE, or, if this ledger replaces the other, run {adopt}. Nothing was "
+            "written."
+        )
+    if mark.granularity not in (None, granularity):
+        raise OwnershipError(
+            f"The tables in {root.uri(account)} have {mark.granularity} partitions, but the definitions say "
+            f"{granularity}. Set granularity={mark.granularity!r} again, or give the {granularity} partitions a prefix "
+            "of their own. Nothing was written."
         )
     if first:
         _refuse_unconditional(root, account, mark)
-    return mark
 
 
 def _refuse_unconditional(root: StorageRoot, account: str, mark: Mark) -> None:
@@ -112,9 +109,7 @@ def _refuse_unconditional(root: StorageRoot, account: str, mark: Mark) -> None:
 
 
 def _content(mark: Mark) -> bytes:
-    content: dict[str, object] = {"ledger": mark.ledger_id}
-    if mark.adopted:
-        content["adopted"] = list(mark.adopted)
+    content = {"ledger": mark.ledger_id}
     if mark.granularity is not None:
         content["granularity"] = mark.granularity
     return json.dumps(content).encode()
@@ -123,12 +118,7 @@ def _content(mark: Mark) -> bytes:
 def _parsed(content: bytes) -> Mark | None:
     try:
         written = json.loads(content)
-        mark = Mark(
-            ledger_id=written["ledger"],
-            adopted=tuple(written.get("adopted", ())),
-            granularity=written.get("granularity"),
-        )
+        mark = Mark(ledger_id=written["ledger"], granularity=written.get("granularity"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    texts = (mark.ledger_id, *mark.adopted, *(() if mark.granularity is None else (mark.granularity,)))
-    return mark if all(isinstance(text, str) for text in texts) else None
+    return mark if isinstance(mark.ledger_id, str) and isinstance(mark.granularity, str | None) else None

@@ -8,7 +8,7 @@ import pytest
 
 from akool_dagster import JobLedger
 from akool_dagster.ledger.restoring import Outcome
-from akool_dagster.ownership import OwnershipError
+from akool_dagster.storage.marker import OwnershipError
 from akool_dagster.storage import StorageRoot
 from tests.clock import FakeClock
 from tests.integration.ledger_words import ACCOUNT, DAY, HOUR, NOW, job_of, record, track

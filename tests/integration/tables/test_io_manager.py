@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 
 from akool_dagster import TABLES, ParquetIOManager
 from akool_dagster.io_manager import TABLE_METADATA
-from tests.deployment import Deployment, emulated, object_id
 
 DAYS = dg.DailyPartitionsDefinition("2026-03-01", end_date="2026-03-05")
 
@@ -97,14 +95,13 @@ def test_a_partition_that_has_not_landed_is_an_error_that_names_it(
     assert any("2026-03-04" in message and "Materialize it first" in message for message in messages)
 
 
-def test_the_empty_akool_table_has_its_schema_also_when_nothing_has_landed(
+def test_the_partitions_of_a_table_of_ours_are_an_empty_table_with_its_schema_when_none_has_landed(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     seen: list[pd.DataFrame] = []
 
     @dg.asset(partitions_def=DAYS, metadata={TABLE_METADATA: "credits"})
-    def credits_table() -> pd.DataFrame:
-        return pd.DataFrame()
+    def credits_table() -> None: ...
 
     @dg.asset
     def total(credits_table: pd.DataFrame) -> None:
@@ -233,19 +230,3 @@ def test_partitions_with_different_types_are_read_as_one_table_or_refused_in_a_s
         return
     messages = [str(event) for event in result.all_events if event.is_failure]
     assert any("The partitions of mine do not go into one table: " in message for message in messages)
-
-
-def test_what_a_killed_run_left_of_the_mark_and_of_a_table_is_removed_once_it_is_stale(deployment: Deployment) -> None:
-    account = deployment.root / deployment.prefix
-    left = [account / ".ledger.json.1.partial", account / "results" / ".2025-10-09.parquet.1.partial"]
-    fresh = account / ".ledger.json.2.partial"
-    for path in (*left, fresh):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    for path in left:
-        os.utime(path, (1_760_000_000, 1_760_000_000))
-    job_id = object_id(1_760_000_400)
-    deployment.emulator.add_job(emulated(job_id))
-    deployment.track(job_id)
-    deployment.settle()
-    assert list(account.rglob(".*.partial")) == [fresh]
