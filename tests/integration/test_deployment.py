@@ -128,8 +128,10 @@ def test_a_table_that_is_switched_on_later_lands_its_past(deployment: Deployment
     job_id = days_ago(1)
     deployment.emulator.add_job(emulated(job_id))
     deployment.track(job_id)
-    deployment.rebuild(tables=["credits"], videos=False)
+    clock = FakeClock(int(time.time() * 1000))
+    deployment.rebuild(tables=["credits"], videos=False, clock=clock)
     assert deployment.settle() == 1
+    clock.advance(3601)  # longer than any spacing
     deployment.rebuild(tables=["credits", "durations"])
     assert deployment.settle() == 1
     assert [row["_id"] for row in deployment.rows("durations")] == [job_id]
