@@ -272,6 +272,11 @@ class LeaseFacts:
         """Return whether it is held now. One that ends later than any lease can was taken under a wrong clock."""
         return now_ms < self.expires_at <= now_ms + 2 * LEASE_MS
 
+    @property
+    def was_released(self) -> bool:
+        """Return whether its owner gave it back: it did not run out."""
+        return self.expires_at == 0
+
 
 STATUS_LABELS: Mapping[int | None, str] = {
     None: "unseen",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 import akool_dagster
+import example_repo
 from akool_dagster import TABLES, AkoolResource, JobLedgerResource, ParquetIOManager, build_akool_definitions
 from akool_dagster.resources import VideoStoreResource
 from akool_dagster.videos.fetch import FetchLimits
@@ -91,6 +93,11 @@ def test_partitions_may_be_hourly() -> None:
         {"tick_seconds": math.nan},
         {"landing_interval_seconds": math.nan},
         {"landing_interval_seconds": -1},
+        {"concurrent_requests": 0},
+        {"concurrent_requests": 1.5},
+        {"requests_per_second": 0},
+        {"requests_per_second": math.inf},
+        {"requests_per_second": math.nan},
         {"run_start_seconds": math.inf},
         {"run_start_seconds": -0.5},
         {"minimum_interval_seconds": -1},
@@ -142,6 +149,12 @@ def test_the_example_project_loads_from_the_environment_alone(monkeypatch: pytes
     dg.Definitions.validate_loadable(defs)
     keys = {key.to_user_string() for key in defs.get_repository_def().asset_graph.get_all_asset_keys()}
     assert "credits_by_day" in keys
+
+
+def test_the_instance_settings_of_the_example_end_dead_runs(tmp_path: Path) -> None:
+    shutil.copy(Path(example_repo.__file__).with_name("dagster.yaml"), tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert instance.run_monitoring_enabled
 
 
 def test_the_package_says_which_version_it_is() -> None:
