@@ -83,10 +83,12 @@ class CallPlan:
         whole = [job for job in self._waiting if _size(job, length) == length]
         if len(whole) >= length or (whole and not more_due):
             return self._take(whole[:length])
-        length = min(length, self.limit or length)  # only whole calls try more than the limit
         lowered = [job for job in self._waiting if _size(job, length) < length]
-        size = max((_size(job, length) for job in lowered), default=0)
-        return self._take([job for job in lowered if _size(job, length) == size][:size]) if lowered else None
+        if not lowered:
+            return None
+        longest = min(length, self.limit or length)  # only whole calls try more than the limit
+        size = max(_size(job, longest) for job in lowered)
+        return self._take([job for job in lowered if _size(job, longest) == size][:size])
 
     def answered(self, call: Call) -> None:
         """Note that Akool answered the call."""
@@ -123,17 +125,21 @@ class CallPlan:
 
     def _next_half(self) -> Call:
         half = self._halves.pop()
-        if self.limit is None or len(half.jobs) <= self.limit:
-            return half
-        self._halves.append(Call(half.jobs[self.limit :]))  # the limit became known while it waited
-        return Call(half.jobs[: self.limit])
+        length = self._length()
+        if len(half.jobs) > length:  # the limit became known while the half waited
+            self._halves.append(Call(half.jobs[length:]))
+            half = Call(half.jobs[:length])
+        return self._noted(half)
 
     def _take(self, jobs: Sequence[ClaimedJob]) -> Call:
         taken = {job.job_id for job in jobs}
         self._waiting = [job for job in self._waiting if job.job_id not in taken]
-        if self.limit is not None and len(jobs) > self.limit:
-            self._may_try_longer = False
-        return Call(tuple(jobs))
+        return self._noted(Call(tuple(jobs)))
+
+    def _noted(self, call: Call) -> Call:
+        if self.limit is not None and len(call.jobs) > self.limit:
+            self._may_try_longer = False  # until it is answered
+        return call
 
 
 def _size(job: ClaimedJob, longest: int) -> int:

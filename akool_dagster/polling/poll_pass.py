@@ -266,9 +266,11 @@ class _PollPass:
         )
 
     def _explain(self) -> None:
-        """Say why a pass without an answer had none."""
+        """Say why the pass left something due, and why it had no answer if it had none."""
         error = self._last_failure
         if self._plan.answers or error is None:
+            if (self._claimed or self._more_due) and self._deadline.expired():
+                self._stop(TIME_IS_OVER)
             return
         if self._refusals_alone:
             self._retry_ms = RETRY_AFTER_REFUSALS_MS
