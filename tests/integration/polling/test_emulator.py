@@ -32,7 +32,7 @@ def emulator(clock: FakeClock) -> Iterator[AkoolEmulator]:
 @pytest.fixture
 def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[JobLedger]:
     with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
-        ledger.track(ACCOUNT, [TrackRequest(job_id=identifier) for identifier in IDS])
+        ledger.account(ACCOUNT).track([TrackRequest(job_id=identifier) for identifier in IDS])
         yield ledger
 
 
@@ -136,14 +136,14 @@ def test_a_row_that_stays_away_ends_missing_and_never_completed(
     assert found[IDS[3]].state == JobState.MISSING
     assert Counter(job.state for job in found.values())[JobState.MISSING] == 1
     emulator.faults.clear()
-    ledger.track(ACCOUNT, [TrackRequest(job_id=IDS[3])], again=True)
+    ledger.account(ACCOUNT).track([TrackRequest(job_id=IDS[3])], again=True)
     ticks.until_settled()
     assert_all_ended_as_they_should(ledger)
 
 
 def test_ids_that_akool_does_not_know_do_not_hold_up_the_others(ticks: Ticks, ledger: JobLedger) -> None:
     strangers = [job_id(number) for number in range(20)]
-    ledger.track(ACCOUNT, [TrackRequest(job_id=identifier) for identifier in strangers])
+    ledger.account(ACCOUNT).track([TrackRequest(job_id=identifier) for identifier in strangers])
     ticks.until_settled()
     found = jobs(ledger)
     assert {found[identifier].state for identifier in strangers} == {JobState.MISSING}
@@ -197,8 +197,8 @@ def test_calls_that_are_too_large_for_akool_are_taken_apart(ledger: JobLedger, c
         ticks.tick(ids_per_request=40)
         assert {job.polls for job in jobs(ledger).values()} == {1}
         ticks.until_settled()
+        assert ledger.account(ACCOUNT).polling.call_limit() in range(4, 8)
     assert_all_ended_as_they_should(ledger)
-    assert not any(job.poll_alone for job in jobs(ledger).values())
 
 
 def test_passes_in_several_threads_ask_every_id_once(ledger: JobLedger, emulator: AkoolEmulator) -> None:
@@ -206,7 +206,9 @@ def test_passes_in_several_threads_ask_every_id_once(ledger: JobLedger, emulator
 
     def one_pass(_: int) -> PollReport:
         with new_client(emulator, still) as client:
-            return run_poll_pass(ledger, client, ACCOUNT, clock=still, deadline=Deadline(still, 45), ids_per_request=3)
+            return run_poll_pass(
+                ledger.account(ACCOUNT), client, clock=still, deadline=Deadline(still, 45), ids_per_request=3
+            )
 
     with ThreadPoolExecutor(4) as pool:
         reports = list(pool.map(one_pass, range(4)))
@@ -218,8 +220,8 @@ def test_passes_in_several_threads_ask_every_id_once(ledger: JobLedger, emulator
 
 def test_one_pass_asks_for_hundreds_of_ids_in_few_calls(ledger: JobLedger, clock: FakeClock) -> None:
     many = [EmulatedJob(job_id=job_id(number), queue_polls=0) for number in range(330)]
-    ledger.track("many", [TrackRequest(job_id=job.job_id) for job in many])
+    ledger.account("many").track([TrackRequest(job_id=job.job_id) for job in many])
     with AkoolEmulator(jobs=many, clock=clock) as emulator, new_client(emulator, clock) as client:
-        report = run_poll_pass(ledger, client, "many", clock=clock, deadline=Deadline(clock, 45))
-        assert [len(call.job_ids) for call in emulator.journal.requests] == [50] * 6 + [30]
+        report = run_poll_pass(ledger.account("many"), client, clock=clock, deadline=Deadline(clock, 45))
+        assert sorted(len(call.job_ids) for call in emulator.journal.requests) == [30] + [50] * 6
     assert (report.calls, report.recorded.completed) == (7, 330)

@@ -62,7 +62,7 @@ EXPECTED = {
     "timeout": Expected(settles="none", stopped=UNREACHED, client={"read_timeout": 0.05, "attempts": 1}),
     "short_body": outage(UNREACHED),
     "short_body_unsized": outage(NOT_JSON),
-    "slow_drip": outage("time was over"),
+    "slow_drip": outage("time for this call ran out"),
     "oversized": Expected(
         settles="none", stopped="larger than", options={"bytes": 20_000}, client={"largest_answer": 10_000}
     ),
@@ -104,7 +104,7 @@ def emulator(clock: FakeClock) -> Iterator[AkoolEmulator]:
 @pytest.fixture
 def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[JobLedger]:
     with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
-        ledger.track(ACCOUNT, [TrackRequest(job_id=job.job_id) for job in JOBS])
+        ledger.account(ACCOUNT).track([TrackRequest(job_id=job.job_id) for job in JOBS])
         yield ledger
 
 
@@ -116,7 +116,7 @@ def client(emulator: AkoolEmulator, clock: FakeClock) -> Iterator[AkoolClient]:
 
 def conclusions(job: Job) -> tuple[object, ...]:
     """What was concluded of a job, beside how often it was asked for."""
-    return job.state, job.settled_at, job.failure_reason, job.video_state, job.head
+    return job.state, job.settled_at, job.failure_reason, job.video_state
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -162,7 +162,7 @@ def test_a_poison_id_of_any_kind_ends_alone_and_holds_up_nobody(
     Ticks(ledger, client, clock).tick(ids_per_request=8)
     found = jobs(ledger)
     assert {identifier for identifier, job in found.items() if job.state == JobState.PENDING} == {VICTIM}
-    assert [identifier for identifier, job in found.items() if job.poll_alone] == [VICTIM]
+    assert found[VICTIM].call_size == 1
 
 
 def test_what_is_odd_in_a_row_is_kept_as_it_came(
@@ -207,7 +207,7 @@ def test_a_job_that_moves_on_by_itself_is_not_hurried_by_unasked_rows(
     slow = EmulatedJob(job_id=job_id(20), queue_seconds=3600)
     emulator.add_job(slow)
     emulator.faults.add("unasked_rows")
-    ledger.track(ACCOUNT, [TrackRequest(job_id=slow.job_id)])
+    ledger.account(ACCOUNT).track([TrackRequest(job_id=slow.job_id)])
     Ticks(ledger, client, clock).tick(ids_per_request=1)
     assert (jobs(ledger)[slow.job_id].state, jobs(ledger)[slow.job_id].status) == (JobState.PENDING, 1)
 
@@ -228,7 +228,7 @@ def test_a_limit_of_ids_that_changes_while_it_runs_is_met_by_smaller_calls(
     emulator.max_ids_per_call = 2
     Ticks(ledger, client, clock).tick(ids_per_request=8)
     assert_ended_as_they_should(ledger, JOBS)
-    assert not any(job.poll_alone for job in jobs(ledger).values())
+    assert ledger.account(ACCOUNT).polling.call_limit() == 2
 
 
 # The other endpoints of the API
