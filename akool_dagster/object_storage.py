@@ -113,6 +113,10 @@ class ObjectStore:
             _refuse_missing_bucket(error)
             return None
 
+    def remove(self, key: str) -> None:
+        """Remove a file."""
+        self._asked("rm_file", key, seconds=LOOK_SECONDS)
+
     def names(self, folder: str) -> list[str]:
         """Return the names of the files right below a key, sorted, past every cache; none where nothing is."""
         self._files.invalidate_cache(folder)

@@ -230,6 +230,19 @@ class StorageRoot:
         except Exception as error:
             self._fail("write", relative, error)
 
+    def remove(self, relative: str) -> bool:
+        """Remove a file; return whether there was one."""
+        if not self.exists(relative):
+            return False
+        try:
+            if self.is_local:
+                self._local(relative).unlink(missing_ok=True)
+            else:
+                self._remote.remove(self._key(relative))
+        except Exception as error:
+            self._fail("remove", relative, error)
+        return True
+
     def folders(self, relative_dir: str) -> list[str]:
         """Return the names of the folders in a folder; of a remote root none, whose folders are only names."""
         if not self.is_local:
