@@ -59,13 +59,14 @@ class Pruning:
         with self._database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
-    def prune(self, job_ids: Iterable[str]) -> int:
-        """Empty these jobs to tombstones; return how many were not empty."""
+    def prune(self, job_ids: Iterable[str], until: int) -> int:
+        """Empty these jobs to tombstones, but for those changed after the version ``until``; return how many it was."""
         pruned = 0
         for chunk in chunks(sorted(job_ids)):
             with self._database.write() as connection:
                 where = (jobs.c.account == self._account, jobs.c.job_id.in_(chunk), _IS_SETTLED_WITH_PAYLOAD)
-                pruned += connection.execute(sa.update(jobs).where(*where).values(_EMPTIED)).rowcount
+                statement = sa.update(jobs).where(*where, jobs.c.version <= until)
+                pruned += connection.execute(statement.values(_EMPTIED)).rowcount
         return pruned
 
     def tombstones(self, start: int = 0, end: int = END_OF_TIME) -> list[str]:

@@ -67,6 +67,10 @@ class TrackReport:
     repeated: int = 0
     relabelled: int = 0
     reopened: int = 0
+    pruned: int = 0
+    """Known ones that ended and were pruned: nothing of them changes."""
+    forgotten: int = 0
+    """Known ones that were forgotten: they stay so."""
 
     def __add__(self, other: TrackReport) -> TrackReport:
         return _sum(self, other)

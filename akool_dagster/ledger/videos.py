@@ -134,6 +134,20 @@ class VideoLedger:
                 )
                 self._write(connection, job, after, asks_for_tables=not known.get("video_url"))
 
+    def records(self, job_ids: Collection[str]) -> dict[str, str]:
+        """Return the record, as JSON text, of those of these jobs whose video is stored and whose URL is known."""
+        found: dict[str, str] = {}
+        for chunk in chunks(sorted(job_ids)):
+            query = sa.select(jobs.c.job_id, jobs.c.video_record).where(
+                jobs.c.account == self._account,
+                jobs.c.job_id.in_(chunk),
+                jobs.c.video_state == VideoState.STORED,
+                jobs.c.payload.is_not(None),
+            )
+            with self._database.read() as connection:
+                found |= {row[0]: row[1] for row in connection.execute(query)}
+        return found
+
     def reopen(self, job_ids: Collection[str]) -> int:
         """Make these stored videos pending again, since their files are gone; return how many were stored.
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akool_dagster.tracking import DELIMITERS, HEADER_NAMES, parse_track_input
+from akool_dagster.cli.track_input import DELIMITERS, HEADER_NAMES, parse_track_input
 
 
 def ids(text: str) -> list[str]:
