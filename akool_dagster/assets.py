@@ -14,9 +14,9 @@ from akool_dagster.clock import Clock, SystemClock
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.io_manager import TABLE_METADATA, ParquetIOManager
 from akool_dagster.ledger import AccountLedger, HeldLease, LandingKind
-from akool_dagster.storage.marker import ensure_owner
 from akool_dagster.resources import AkoolResource, JobLedgerResource, VideoStoreResource
 from akool_dagster.storage import StorageRoot
+from akool_dagster.storage.marker import ensure_owner
 from akool_dagster.tables import RESULT_TABLES, VIDEOS, TableSpec
 from akool_dagster.tables.files import STALE_SECONDS, Summary
 from akool_dagster.tables.spool import Spool

@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.storage.marker import ledger_command
 from akool_dagster.storage import StorageError, StorageRoot, refuse_credentials
+from akool_dagster.storage.marker import ledger_command
 from akool_dagster.tables.columns import TABLES
 from akool_dagster.tables.files import COMPRESSION, STALE_SECONDS, LandedTable, land, read_table
 from akool_dagster.tables.spool import SpooledTable

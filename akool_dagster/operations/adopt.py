@@ -15,8 +15,8 @@ from akool_dagster.operations.findings import Finding, Level, named
 from akool_dagster.operations.found_jobs import UnusableRowError, found_job, shown_end
 from akool_dagster.operations.landed_rows import LandedTable, read_table
 from akool_dagster.operations.partitions import Window, by_window, granularities
-from akool_dagster.storage.marker import Mark, OwnershipError, ledger_command, read_mark, write_mark
 from akool_dagster.storage import StorageError, StorageRoot
+from akool_dagster.storage.marker import Mark, OwnershipError, ledger_command, read_mark, write_mark
 from akool_dagster.tables.files import TableFile, table_files
 
 

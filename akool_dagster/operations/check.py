@@ -21,8 +21,8 @@ from akool_dagster.ledger.schema import SCHEMA_VERSION
 from akool_dagster.operations.check_files import FileCheck, check_files
 from akool_dagster.operations.findings import Finding, Level
 from akool_dagster.operations.stuck_jobs import stuck_jobs
-from akool_dagster.storage.marker import ledger_command
 from akool_dagster.storage import StorageError, StorageRoot
+from akool_dagster.storage.marker import ledger_command
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from akool_dagster.operations.findings import Finding, Level, named
 from akool_dagster.operations.landed_rows import LandedTable, read_table
 from akool_dagster.operations.partitions import Window, by_window, granularities, partition_key, window_of
 from akool_dagster.operations.video_files import is_there, recorded_file
-from akool_dagster.storage.marker import ledger_command
 from akool_dagster.storage import StorageError, StorageRoot
+from akool_dagster.storage.marker import ledger_command
 from akool_dagster.tables.files import TableFile, table_files
 
 _END_COLUMNS = {"statuses": "state", "videos": "video_state"}

@@ -16,8 +16,8 @@ from akool_dagster.operations.findings import Finding
 from akool_dagster.operations.landed_rows import read_table
 from akool_dagster.operations.partitions import Window, both_leases, by_window, window_of
 from akool_dagster.operations.video_files import recorded_file
-from akool_dagster.storage.marker import OwnershipError, ledger_command
 from akool_dagster.storage import StorageError, StorageRoot
+from akool_dagster.storage.marker import OwnershipError, ledger_command
 from akool_dagster.tables.files import TableFile, remove_rows, table_files
 
 _SUFFIXES = (".mp4", ".unverified", ".webp")

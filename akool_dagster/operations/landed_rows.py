@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from akool_dagster.storage import StorageError, StorageRoot
-from akool_dagster.tables.files import TableFile, read_parquet
+from akool_dagster.tables import files
+from akool_dagster.tables.files import TableFile
 
 Row = Mapping[str, Any]
 """One row of a table, times in milliseconds since the Unix epoch."""
@@ -57,7 +58,9 @@ def read_table(root: StorageRoot, file: TableFile, columns: Sequence[str] | None
 
     Raises `StorageError`, naming the file, when it cannot be read or a column has another type than ours.
     """
-    read = read_parquet(root, file.relative, None if columns is None else ["_id", *columns])
+    read = files.read_table(root, file.relative, None if columns is None else ["_id", *columns])
+    if read is None:
+        raise StorageError(f"There is no {root.uri(file.relative)} any more.")
     uri = root.uri(file.relative)
     if read.schema.names.count("_id") != 1:
         raise StorageError(f"{uri} has no column _id, so it is no table of this package.")

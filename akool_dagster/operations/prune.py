@@ -12,8 +12,8 @@ from akool_dagster.ledger.transitions import DAY_MS
 from akool_dagster.operations.findings import Finding, Level
 from akool_dagster.operations.landed_rows import LandedTable, read_table
 from akool_dagster.operations.partitions import Window, both_leases, by_window
-from akool_dagster.storage.marker import OwnershipError, ledger_command, read_mark
 from akool_dagster.storage import StorageError, StorageRoot
+from akool_dagster.storage.marker import OwnershipError, ledger_command, read_mark
 from akool_dagster.tables.files import TableFile, table_files
 
 _SETTLED_VIDEOS = frozenset({VideoState.STORED, VideoState.LOST})

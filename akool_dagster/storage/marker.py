@@ -72,7 +72,9 @@ def ensure_owner(root: StorageRoot, account: str, ledger_id: str, granularity: s
     mark = read_mark(root, account)
     adopt = ledger_command("adopt", account)
     if mark is None and first:
-        root.create(f"{account}/{MARKER}", _content(Mark(ledger_id=ledger_id, granularity=granularity)))  # or another run was faster
+        root.create(
+            f"{account}/{MARKER}", _content(Mark(ledger_id=ledger_id, granularity=granularity))
+        )  # or another run was faster
         mark = read_mark(root, account)
     if mark is None:
         raise OwnershipError(
