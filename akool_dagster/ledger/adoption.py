@@ -36,7 +36,7 @@ _ENDING_FIELDS = (
     "video_error",
     "video_record",
 )
-_FILLED_FIELDS = ("status", "queueing_seen_at", "processing_seen_at", "settled_at")
+_FILLED_FIELDS = ("status", "queueing_seen_at", "processing_seen_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,24 +91,23 @@ class Adoption:
     def land_everything_again(self) -> None:
         """Set every landed version to 0, and end every lease: what runs now landed elsewhere, or before."""
         with self._database.write() as connection:
-            connection.execute(sa.update(landed).where(landed.c.account == self._account).values(version=0))
+            # Leases first, as `record_landed` locks them: a landing that ends now waits, and then finds its lease gone.
             connection.execute(sa.delete(leases).where(leases.c.account == self._account))
+            connection.execute(sa.update(landed).where(landed.c.account == self._account).values(version=0))
 
     def _adopt_chunk(self, chunk: Sequence[FoundJob]) -> AdoptReport:
         with self._database.write() as connection:
             known = {job.job_id: job for job in locked_jobs(connection, self._account, [f.job.job_id for f in chunk])}
-            version = next_version(connection, self._clock.now_us())
-            new = [replace(one.job, version=version) for one in chunk if one.job.job_id not in known]
-            names = [field.name for field in fields(Job)]
-            added = insert_jobs(
-                self._database, connection, [dict(zip(names, astuple(job), strict=True)) for job in new]
-            )
+            new = [one.job for one in chunk if one.job.job_id not in known]
             pairs = [(known[one.job.job_id], one) for one in chunk if one.job.job_id in known]
-            changes = [(job, after, one) for job, one in pairs if (after := brought_up(job, one)) != job]
-            update_jobs(
-                connection, self._account, _ADOPTED_FIELDS, [replace(after, version=version) for _, after, _ in changes]
-            )
-            landing = [one.job for one in chunk if one.job.job_id in added] + [after for _, after, _ in changes]
+            changes = [(job, after) for job, one in pairs if (after := brought_up(job, one)) != job]
+            version = next_version(connection, self._clock.now_us()) if new or changes else 0
+            names = [field.name for field in fields(Job)]
+            rows = [dict(zip(names, astuple(replace(job, version=version)), strict=True)) for job in new]
+            added = insert_jobs(self._database, connection, rows)
+            changed = [replace(after, version=version) for _, after in changes]
+            update_jobs(connection, self._account, _ADOPTED_FIELDS, changed)
+            landing = [job for job in new if job.job_id in added] + changed
             ask_for_landing(
                 self._database,
                 connection,
@@ -117,14 +116,14 @@ class Adoption:
                 tables=[job.partition_at for job in landing],
                 videos=[job.partition_at for job in landing if job.video_state is not None],
             )
-        settled = [(job, after) for job, after, _ in changes if job.settled_at is None and after.settled_at is not None]
-        moved = [1 for job, after, _ in changes if job.partition_at != after.partition_at]
+        settled = [after for job, after in changes if job.settled_at is None and after.settled_at is not None]
+        only_moved = [after for job, after in changes if after == replace(job, partition_at=after.partition_at)]
         raced = [one for one in chunk if one.job.job_id not in known and one.job.job_id not in added]
         report = AdoptReport(
             added=len(added),
             settled=len(settled),
-            moved=len(moved),
-            filled=len(changes) - len(settled),
+            moved=sum(job.partition_at != after.partition_at for job, after in changes),
+            filled=len(changes) - len(settled) - len(only_moved),
             unchanged=len(pairs) - len(changes),
         )
         # On PostgreSQL another process may have tracked them at the same time: they are known by now.
@@ -145,11 +144,7 @@ def brought_up(known: Job, found: FoundJob) -> Job:
         after,
         tracked_at=min(known.tracked_at, told.tracked_at),
         labels=json_text(json.loads(told.labels) | json.loads(known.labels)),
-        **{
-            name: getattr(told, name)
-            for name in _FILLED_FIELDS
-            if getattr(known, name) is None and (name != "settled_at" or known.state in FINAL_STATES)
-        },
+        **{name: getattr(told, name) for name in _FILLED_FIELDS if getattr(known, name) is None},
     )
     if known.state not in FINAL_STATES and told.state in FINAL_STATES:
         after = replace(after, **{name: getattr(told, name) for name in _ENDING_FIELDS})

@@ -110,7 +110,7 @@ class Job:
     video_state: str | None
     video_attempts: int
     video_refusals: int
-    """Attempts in a row whose file the verifier refused."""
+    """Attempts whose file the verifier refused, since the video was last stored or asked for again."""
     video_next_at: int | None
     video_expires_at: int | None
     video_error: str | None
