@@ -118,7 +118,9 @@ class Inspection:
         rules = {
             "no version is above the ledger's counter": jobs.c.version > counter,
             "a video that is to be downloaded has its payload": VIDEO_IS_PENDING & jobs.c.payload.is_(None),
-            "a stored video has its record": (jobs.c.video_state == VideoState.STORED) & jobs.c.video_record.is_(None),
+            "a stored video has its record": (
+                (jobs.c.video_state == VideoState.STORED) & jobs.c.video_record.is_(None) & ~IS_TOMBSTONE
+            ),
             "a job that ended has the status it ended with": (
                 jobs.c.state.in_(FINAL_STATES)
                 & (jobs.c.status != sa.case((jobs.c.state == JobState.COMPLETED, 3), else_=4))

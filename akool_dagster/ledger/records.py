@@ -214,6 +214,10 @@ class VideoFailure:
     counts: bool = True
     """Whether this was an attempt. It was none when what was served could not be kept."""
 
+    def __post_init__(self) -> None:
+        if (self.state == VideoState.PENDING) != (self.next_at is not None):
+            raise ValueError("A pending video needs a next_at, for it would never be tried again; no other has one.")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirtyPartition:
