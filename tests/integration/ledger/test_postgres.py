@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
+from akool_dagster.ledger.restoring import Outcome, Restored
 
 from akool_dagster.ledger import JobLedger, LedgerMissingError, LedgerUnavailableError, LedgerUrlError
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.postgres import CREATION_LOCK, bound_transaction
-from akool_dagster.ledger.restoring import Outcome, Restored
 from akool_dagster.ledger.rows import locked_jobs
 from akool_dagster.operations.found_jobs import LandedRow, found_job
 from tests.integration.ledger_sides import (
