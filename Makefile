@@ -4,10 +4,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SQLALCHEMY20 := $(abspath $(VENV))/sqlalchemy-2.0
 SQLALCHEMY20_STAMP := $(SQLALCHEMY20)/.installed
-SQLALCHEMY20_TESTS := $(filter-out %_properties.py,$(wildcard tests/integration/test_ledger_*.py)) \
-  tests/unit/test_ledger_url.py tests/unit/test_sqlalchemy_version.py
+SQLALCHEMY20_TESTS := $(filter-out %_properties.py,$(wildcard tests/*/ledger/test_*.py))
 SEARCHES := tests/integration/test_settling.py tests/integration/test_restore_properties.py \
-  tests/integration/test_ledger_properties.py
+  tests/integration/ledger/test_properties.py
 PYTHON ?= python3
 PORT ?= 3000
 

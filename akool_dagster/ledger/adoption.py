@@ -94,27 +94,22 @@ class Adoption:
     def land_everything_again(self) -> None:
         """Set every landed version to 0, and end every lease: what runs now landed elsewhere, or before."""
         with self._database.write() as connection:
-            connection.execute(sa.update(landed).where(landed.c.account == self._account).values(version=0))
+            # Leases first, as `record_landed` locks them: a landing that ends now waits, and then finds its lease gone.
             connection.execute(sa.delete(leases).where(leases.c.account == self._account))
+            connection.execute(sa.update(landed).where(landed.c.account == self._account).values(version=0))
 
     def _adopt_chunk(self, chunk: Sequence[FoundJob]) -> AdoptReport:
         with self._database.write() as connection:
             known = {job.job_id: job for job in locked_jobs(connection, self._account, [f.job.job_id for f in chunk])}
-            version = next_version(connection, self._clock.now_us())
-            new = [
-                replace(emptied(one.job) if one.is_settled else one.job, version=version)
-                for one in chunk
-                if one.job.job_id not in known
-            ]
-            names = [field.name for field in fields(Job)]
-            added = insert_jobs(
-                self._database, connection, [dict(zip(names, astuple(job), strict=True)) for job in new]
-            )
+            new = [emptied(one.job) if one.is_settled else one.job for one in chunk if one.job.job_id not in known]
             pairs = [(known[one.job.job_id], one) for one in chunk if one.job.job_id in known]
             changes = [(job, after, one) for job, one in pairs if (after := brought_up(job, one)) != job]
-            update_jobs(
-                connection, self._account, _ADOPTED_FIELDS, [replace(after, version=version) for _, after, _ in changes]
-            )
+            version = next_version(connection, self._clock.now_us()) if new or changes else 0
+            names = [field.name for field in fields(Job)]
+            rows = [dict(zip(names, astuple(replace(job, version=version)), strict=True)) for job in new]
+            added = insert_jobs(self._database, connection, rows)
+            changed = [replace(after, version=version) for _, after, _ in changes]
+            update_jobs(connection, self._account, _ADOPTED_FIELDS, changed)
             # Else the answer from before its end would stay, and land as the row of the ended job.
             gone = [after.job_id for job, after, _ in changes if job.payload is not None and after.payload is None]
             if gone:
@@ -129,14 +124,14 @@ class Adoption:
                 tables=[job.partition_at for job in landing],
                 videos=[job.partition_at for job in landing if job.video_state is not None],
             )
-        settled = [(job, after) for job, after, _ in changes if job.settled_at is None and after.settled_at is not None]
-        moved = [1 for job, after, _ in changes if job.partition_at != after.partition_at]
+        settled = [after for job, after in changes if job.settled_at is None and after.settled_at is not None]
+        only_moved = [after for job, after in changes if after == replace(job, partition_at=after.partition_at)]
         raced = [one for one in chunk if one.job.job_id not in known and one.job.job_id not in added]
         report = AdoptReport(
             added=len(added),
             settled=len(settled),
-            moved=len(moved),
-            filled=len(changes) - len(settled),
+            moved=sum(job.partition_at != after.partition_at for job, after in changes),
+            filled=len(changes) - len(settled) - len(only_moved),
             unchanged=len(pairs) - len(changes),
         )
         # On PostgreSQL another process may have tracked them at the same time: they are known by now.

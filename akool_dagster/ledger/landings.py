@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,7 @@ class PartitionSnapshot:
         Tombstones and forgotten jobs are left out: their rows are in the tables alone, or nowhere.
         """
         query = self._query.with_only_columns(*(jobs.c[name] for name in columns))
-        yield from self._connection.execution_options(yield_per=rows).execute(query).partitions()
+        yield from self._connection.execute(query, execution_options={"yield_per": rows}).partitions()
 
 
 class LandingLedger:
@@ -162,9 +162,12 @@ class LandingLedger:
     def settle_granularity(self, granularity: str) -> None:
         """Write down the account's granularity at its first tick. Raises `GranularityError` for another one later."""
         known = self._value(accounts.c.granularity)
-        if known is None:
-            set_account_value(self._database, self._account, "granularity", granularity)
-        elif known != granularity:
+        if known is None:  # of two first ticks at once, the later one finds what the other wrote
+            self._write(
+                {"granularity": granularity}, {"granularity": sa.func.coalesce(accounts.c.granularity, granularity)}
+            )
+            known = self._value(accounts.c.granularity)
+        if known != granularity:
             raise GranularityError(
                 f"The partitions of {self._account} are {known}, as its first tick wrote down, but the definitions "
                 f"say {granularity}. Set granularity={known!r} again, or give the {granularity} partitions a prefix of "
@@ -196,21 +199,28 @@ class LandingLedger:
     def note_start(self, milliseconds: int) -> None:
         """Remember how long a run took from its launch to its lease, if no run of the day took longer."""
         day = self._clock.now_ms() // DAY_MS
-        longest = max(milliseconds, self._slowest_start(day))
-        values = {"slowest_start_day": day, "slowest_start_ms": longest}
-        statement = self._database.insert(accounts).values({"account": self._account, **values})
-        with self._database.write() as connection:
-            connection.execute(statement.on_conflict_do_update(index_elements=[accounts.c.account], set_=values))
+        is_longer = (accounts.c.slowest_start_day == day) & (accounts.c.slowest_start_ms > milliseconds)
+        longest = sa.case((is_longer, accounts.c.slowest_start_ms), else_=milliseconds)
+        values = {"slowest_start_day": day, "slowest_start_ms": milliseconds}
+        self._write(values, values | {"slowest_start_ms": longest})
 
     def slowest_start_ms(self) -> int:
-        """Return the longest time from a run's launch to its lease, today or yesterday; 0 when none is known."""
-        return self._slowest_start(self._clock.now_ms() // DAY_MS)
+        """Return the longest time from a run's launch to its lease today, or on the day before while today has none.
 
-    def _slowest_start(self, day: int) -> int:
-        query = sa.select(accounts.c.slowest_start_day, accounts.c.slowest_start_ms)
+        0 when none is known.
+        """
+        day = self._clock.now_ms() // DAY_MS
+        query = sa.select(accounts.c.slowest_start_ms).where(
+            accounts.c.account == self._account, accounts.c.slowest_start_day.between(day - 1, day)
+        )
         with self._database.read() as connection:
-            row = connection.execute(query.where(accounts.c.account == self._account)).first()
-        return row.slowest_start_ms if row is not None and day - 1 <= row.slowest_start_day <= day else 0
+            return int(connection.execute(query).scalar() or 0)
+
+    def _write(self, values: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+        """Write the account's first row, or change the one that is there, in one statement."""
+        statement = self._database.insert(accounts).values({"account": self._account, **values})
+        with self._database.write() as connection:
+            connection.execute(statement.on_conflict_do_update(index_elements=[accounts.c.account], set_=changes))
 
     def _value(self, column: sa.Column[Any]) -> Any:
         with self._database.read() as connection:

@@ -48,15 +48,7 @@ _CLAIM = (
     .values(next_poll_at=sa.bindparam("at"))
 )
 _RELEASE = update_of(("next_poll_at",)).where(jobs.c.settled_at.is_(None))
-_SET_CALL_SIZE = (
-    sa.update(jobs)
-    .where(
-        jobs.c.account == sa.bindparam("key_account"),
-        jobs.c.job_id.in_(sa.bindparam("ids", expanding=True)),
-        jobs.c.settled_at.is_(None),
-    )
-    .values(call_size=sa.bindparam("size"))
-)
+_SET_CALL_SIZE = update_of(("call_size",)).where(jobs.c.settled_at.is_(None))
 
 
 class PollingLedger:
@@ -128,19 +120,18 @@ class PollingLedger:
 
     def release(self, due_at: Mapping[str, int]) -> None:
         """Give claimed ids back without an answer: each is due again at its time."""
-        rows = [
-            {"key_account": self._account, "key_job_id": job_id, "new_next_poll_at": at}
-            for job_id, at in due_at.items()
-        ]
-        for chunk in chunks(sorted(rows, key=lambda row: str(row["key_job_id"]))):
-            with self._database.write() as connection:
-                connection.execute(_RELEASE, chunk)
+        self._set_each(_RELEASE, "new_next_poll_at", due_at)
 
     def set_call_size(self, job_ids: Sequence[str], size: int) -> None:
         """Remember the most ids in a call that asks for one of these, since a longer call failed."""
-        for chunk in chunks(sorted(job_ids)):
+        self._set_each(_SET_CALL_SIZE, "new_call_size", dict.fromkeys(job_ids, size))
+
+    def _set_each(self, statement: sa.Update, name: str, values: Mapping[str, int]) -> None:
+        # One by one in the order of ids: an UPDATE of several locks them as they lie, and could deadlock with others.
+        for chunk in chunks(sorted(values.items())):
+            rows = [{"key_account": self._account, "key_job_id": job_id, name: value} for job_id, value in chunk]
             with self._database.write() as connection:
-                connection.execute(_SET_CALL_SIZE, {"key_account": self._account, "ids": chunk, "size": size})
+                connection.execute(statement, rows)
 
     def record(self, observations: Sequence[Observation], polling: Polling) -> RecordReport:
         """Record what calls said, 500 jobs a transaction. Final, forgotten and unknown jobs are left as they are."""
@@ -161,8 +152,8 @@ class PollingLedger:
         written = [replace(after, version=version) if after.job_id in shown else after for _, after in changes]
         ended = [job for job in written if job.state != JobState.PENDING]
         going_on = [job for job in written if job.state == JobState.PENDING]
-        update_jobs(connection, self._account, _GOING_ON_FIELDS, going_on)
-        update_jobs(connection, self._account, _WRITTEN_FIELDS, ended)
+        update_jobs(connection, self._account, _GOING_ON_FIELDS, going_on, keeps_payload=True)
+        update_jobs(connection, self._account, _WRITTEN_FIELDS, ended, keeps_payload=True)
         ask_for_landing(
             self._database,
             connection,

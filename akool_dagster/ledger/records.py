@@ -114,7 +114,7 @@ class Job:
     video_state: str | None
     video_attempts: int
     video_refusals: int
-    """Attempts in a row whose file the verifier refused."""
+    """Attempts whose file the verifier refused, since the video was last stored or asked for again."""
     video_next_at: int | None
     video_expires_at: int | None
     video_error: str | None
@@ -219,6 +219,10 @@ class VideoFailure:
     """Whether the verifier refused what was served."""
     counts: bool = True
     """Whether this was an attempt. It was none when what was served could not be kept."""
+
+    def __post_init__(self) -> None:
+        if (self.state == VideoState.PENDING) != (self.next_at is not None):
+            raise ValueError("A pending video needs a next_at, for it would never be tried again; no other has one.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,26 +58,37 @@ def next_version(connection: sa.Connection, now_us: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def update_of(names: tuple[str, ...]) -> sa.Update:
-    """Return the statement that writes these columns of one job; ``payload`` is left as it is where it is null.
+def update_of(names: tuple[str, ...], *, keeps_payload: bool = False) -> sa.Update:
+    """Return the statement that writes these columns of one job.
 
-    Run the statement with a list of rows that have ``key_account``, ``key_job_id`` and ``new_<column>``.
+    Run the statement with a list of rows that have ``key_account``, ``key_job_id`` and ``new_<column>``. With
+    ``keeps_payload`` a null payload leaves the one that is there: for records that were read without it.
     """
     values: dict[str, Any] = {name: sa.bindparam(f"new_{name}", type_=jobs.c[name].type) for name in names}
-    if "payload" in values:
+    if keeps_payload:
         values["payload"] = sa.func.coalesce(values["payload"], jobs.c.payload)
     key = (jobs.c.account == sa.bindparam("key_account"), jobs.c.job_id == sa.bindparam("key_job_id"))
     return sa.update(jobs).where(*key).values(values)
 
 
-def update_jobs(connection: sa.Connection, account: str, names: tuple[str, ...], changed: Iterable[Any]) -> None:
-    """Write the named fields of records that have a ``job_id``: one statement, and one round trip for 100 records."""
+def update_jobs(
+    connection: sa.Connection,
+    account: str,
+    names: tuple[str, ...],
+    changed: Iterable[Any],
+    *,
+    keeps_payload: bool = False,
+) -> None:
+    """Write the named fields of records that have a ``job_id``: one statement, and one round trip for 100 records.
+
+    ``keeps_payload``: as `update_of` says.
+    """
     rows = [
         {"key_account": account, "key_job_id": job.job_id, **{f"new_{name}": getattr(job, name) for name in names}}
         for job in changed
     ]
     if rows:
-        connection.execute(update_of(names), rows)
+        connection.execute(update_of(names, keeps_payload=keeps_payload), rows)
 
 
 def insert_jobs(database: Database, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:

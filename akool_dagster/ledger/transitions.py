@@ -95,7 +95,7 @@ def observe(job: PolledJob, seen: Observation, now_ms: int, polling: Polling, li
     }
     match seen:
         case Unanswered():
-            changes |= {"last_error": seen.error}
+            changes |= {"last_error": seen.error, "last_polled_at": job.last_polled_at}
         case Unreadable():
             changes |= {"misses": 0, "first_missed_at": None, "last_code": None, "last_error": seen.error}
             changes["call_size"] = _doubled(job.call_size, polling.ids_per_request)
@@ -173,8 +173,8 @@ def _first(seen_at: int | None, now_ms: int) -> int:
 def reopened(job: Job, now_ms: int) -> Job:
     """Return the job as it stands when somebody asks for it again.
 
-    A missing or abandoned job is polled anew. A video that is unverified or lost is tried again, and a stored one is
-    looked for: its file may be gone. A tombstone stays: its URL is not known any more.
+    A missing or abandoned job is polled anew, and a video that is unverified or lost is tried again. A tombstone stays:
+    its URL is not known any more.
     """
     if job.state in REOPENABLE_STATES:
         return replace(

@@ -20,7 +20,6 @@ import sqlalchemy as sa
 from akool_dagster.ledger import JobLedger
 from akool_dagster.ledger.database import parse_ledger_url
 from tests.clock import FakeClock
-from tests.integration.ledger_sides import IMPATIENT_SECONDS, Side, side
 from tests.postgres_server import postgres_server
 
 BACKENDS = ["sqlite", "postgresql"]
@@ -99,28 +98,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def one(ledger: JobLedger, ledger_url: str, clock: FakeClock) -> Iterator[Side]:
-    """Give a process at the ledger."""
-    with side(ledger_url, clock=clock) as one:
-        yield one
-
-
-@pytest.fixture
 def second_ledger(new_database: Callable[[], str], clock: FakeClock) -> Iterator[JobLedger]:
     """Give another ledger, an empty one."""
     with JobLedger.create(new_database(), clock=clock) as ledger:
         yield ledger
-
-
-@pytest.fixture
-def other(ledger: JobLedger, ledger_url: str, clock: FakeClock) -> Iterator[Side]:
-    """Give another process at the same ledger."""
-    with side(ledger_url, clock=clock) as other:
-        yield other
-
-
-@pytest.fixture
-def impatient(ledger: JobLedger, ledger_url: str, clock: FakeClock) -> Iterator[Side]:
-    """Give a process that fails rather than wait for a lock."""
-    with side(ledger_url, clock=clock, busy_timeout=IMPATIENT_SECONDS) as impatient:
-        yield impatient

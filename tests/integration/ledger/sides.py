@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from akool_dagster.clock import Clock
-from akool_dagster.ledger import JobLedger
+from akool_dagster.ledger import AccountLedger, JobLedger
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.transitions import Limits
 from tests.clock import FakeClock
+from tests.integration.ledger.helpers import ACCOUNT
 
 LONGEST_SECONDS = 30.0
 """After this a test fails instead of hanging."""
@@ -28,10 +29,10 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Side:
-    """One process: a ledger and the database beneath it."""
+    """One process: an account of a ledger and the database beneath it."""
 
     database: Database
-    ledger: JobLedger
+    account: AccountLedger
 
     @property
     def is_sqlite(self) -> bool:
@@ -56,7 +57,7 @@ def side(
         url = parsed.render_as_string(hide_password=False)
     database = Database(url, busy_timeout=busy_timeout, answer_timeout=answer_timeout)
     try:
-        yield Side(database, JobLedger(database, "the ledger", clock or FakeClock(), Limits()))
+        yield Side(database, JobLedger(database, "the ledger", clock or FakeClock(), Limits()).account(ACCOUNT))
     finally:
         database.close()
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import struct
 import threading
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
 
-from akool_dagster.ledger import JobLedger, LedgerMissingError, LedgerUnavailableError, LedgerUrlError
+from akool_dagster.ledger import AccountLedger, JobLedger, LedgerMissingError, LedgerUnavailableError, LedgerUrlError
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.postgres import CREATION_LOCK, bound_transaction
-from akool_dagster.ledger.restoring import Outcome, Restored
 from akool_dagster.ledger.rows import locked_jobs
-from akool_dagster.operations.found_jobs import LandedRow, found_job
-from tests.integration.ledger_sides import (
+from tests.integration.ledger.helpers import (
+    ACCOUNT,
+    answered,
+    claimed_ids,
+    complete,
+    execute,
+    job_of,
+    record,
+    track,
+)
+from tests.integration.ledger.sides import (
     IMPATIENT_SECONDS,
     LONGEST_SECONDS,
     Side,
@@ -29,19 +35,6 @@ from tests.integration.ledger_sides import (
     side,
     uncommitted,
     wait_until_waiting,
-)
-from tests.integration.ledger_words import (
-    ACCOUNT,
-    HOUR,
-    NOW,
-    answered,
-    claimed_ids,
-    complete,
-    execute,
-    job_of,
-    nth,
-    record,
-    track,
 )
 
 pytest_plugins = ["tests.integration.ledger_databases"]
@@ -69,56 +62,31 @@ def setting(connection: sa.Connection, name: str) -> str:
     return str(connection.execute(sa.text("SELECT current_setting(:name)"), {"name": name}).scalar_one())
 
 
-def test_a_job_that_is_tracked_while_it_is_restored_is_brought_up_and_not_added_twice(one: Side, other: Side) -> None:
-    status_row = {"state": "completed", "tracked_at": NOW, "labels": '{"from":"table"}'}
-    result_row = {"status": 3, "video_url": "https://cdn.example/a.mp4", "settled_at": NOW}
-    shown = {"statuses": status_row, "results": result_row}
-    found = [
-        found_job(
-            ACCOUNT,
-            job_id,
-            LandedRow(rows=rows, revisions=dict.fromkeys(rows, 1), start=NOW - HOUR, end=NOW + HOUR),
-            ["results", "statuses"],
-            NOW,
-        )
-        for job_id, rows in (("a", shown), ("b", shown), ("c", {"statuses": status_row}))
-    ]
-    restoring = one.ledger.restoring(ACCOUNT)
-    with held_before(one, "UPDATE akool_ledger", lambda: restoring.restore(found)) as restored:  # it knows of none
-        assert track(other.ledger, "b", "c", labels={"from": "track"}).added == 2
-    assert restored.result() == Restored(
-        outcomes=Counter({Outcome.ADDED: 1, Outcome.SETTLED: 1, Outcome.UNCHANGED: 1}), asked_again=1
-    )
-    states = {job.job_id: (job.state, json.loads(job.labels)["from"]) for job in one.ledger.iter_jobs(ACCOUNT)}
-    assert states == {"a": ("completed", "table"), "b": ("completed", "track"), "c": ("pending", "track")}
-    assert one.ledger.inspection(ACCOUNT).broken_rules() == []
-
-
 @pytest.mark.parametrize("words", ["UPDATE akool_ledger", "UPDATE akool_jobs", "INSERT INTO akool_hours"])
 def test_a_connection_that_dies_in_the_middle_leaves_nothing_half_written(one: Side, words: str) -> None:
-    track(one.ledger, "a", "b")
-    before = list(one.ledger.iter_jobs(ACCOUNT))
-    with held_before(one, words, lambda: record(one.ledger, answered("a", 4), answered("b", 4))) as recording:
+    track(one.account, "a", "b")
+    before = list(one.account.jobs())
+    with held_before(one, words, lambda: record(one.account, answered("a", 4), answered("b", 4))) as recording:
         end_other_sessions(one)
     with pytest.raises(LedgerUnavailableError, match="cannot be used now"):
         recording.result()
-    assert (list(one.ledger.iter_jobs(ACCOUNT)), one.ledger.revision()) == (before, nth(1))
-    assert record(one.ledger, answered("a", 4), answered("b", 4)).failed == 2
+    assert list(one.account.jobs()) == before
+    assert record(one.account, answered("a", 4), answered("b", 4)).failed == 2
 
 
 def test_a_connection_that_dies_before_its_commit_commits_nothing(one: Side) -> None:
-    track(one.ledger, "a")
-    with uncommitted(one, lambda: record(one.ledger, answered("a", 4))) as recording:
+    track(one.account, "a")
+    with uncommitted(one, lambda: record(one.account, answered("a", 4))) as recording:
         end_other_sessions(one)
     with pytest.raises(LedgerUnavailableError):
         recording.result()
-    assert (job_of(one.ledger, "a").state, one.ledger.revision()) == ("pending", nth(1))
+    assert job_of(one.account, "a").state == "pending"
 
 
 def test_a_connection_that_died_while_nobody_used_it_is_replaced_unnoticed(one: Side) -> None:
-    track(one.ledger, "a")
+    track(one.account, "a")
     end_other_sessions(one)
-    assert claimed_ids(one.ledger) == ["a"]
+    assert claimed_ids(one.account) == ["a"]
 
 
 def test_a_server_that_holds_the_line_and_says_nothing_is_given_up(
@@ -126,15 +94,15 @@ def test_a_server_that_holds_the_line_and_says_nothing_is_given_up(
 ) -> None:
     if os.environ.get("AKOOL_TEST_POSTGRES_DSN"):
         pytest.skip("only a process of the server that the tests started is stopped")
-    track(one.ledger, "a")
+    track(one.account, "a")
     with side(ledger_url, answer_timeout=1.0) as waiting:
         with waiting.database.read() as connection:
             backend = connection.execute(sa.select(sa.func.pg_backend_pid())).scalar_one()
         request.addfinalizer(lambda: os.kill(backend, signal.SIGCONT))
         os.kill(backend, signal.SIGSTOP)
         with pytest.raises(LedgerUnavailableError, match="did not answer within 1 s"):
-            complete(waiting.ledger, "a")
-        assert claimed_ids(waiting.ledger) == ["a"]  # on a new connection
+            complete(waiting.account, "a")
+        assert claimed_ids(waiting.account) == ["a"]  # on a new connection
 
 
 def test_a_server_that_takes_the_call_and_says_nothing_is_given_up() -> None:
@@ -173,16 +141,16 @@ def test_a_server_that_lets_us_in_and_then_says_nothing_is_given_up(threads: Thr
     assert question.is_set()
 
 
-def test_work_that_takes_the_server_too_long_is_ended(ledger: JobLedger, ledger_url: str) -> None:
-    track(ledger, "a")
+def test_work_that_takes_the_server_too_long_is_ended(account: AccountLedger, ledger_url: str) -> None:
+    track(account, "a")
     execute(ledger_url, *trigger("PERFORM pg_sleep(60)"))
     with (
         side(ledger_url, answer_timeout=0.2) as hasty,
         pytest.raises(LedgerUnavailableError, match=r"statement timeout|did not answer within 0\.2 s"),
     ):
-        record(hasty.ledger, answered("a", 4))
+        record(hasty.account, answered("a", 4))
     execute(ledger_url, "SET lock_timeout = '5s'; DROP TRIGGER trouble ON akool_jobs")  # nothing holds the job any more
-    assert record(ledger, answered("a", 4)).failed == 1
+    assert record(account, answered("a", 4)).failed == 1
 
 
 def trigger(statement: str) -> tuple[str, str]:
@@ -195,24 +163,24 @@ def trigger(statement: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("code", ["40001", "40P01", "55P03", "57014", "57P01", "53100", "42501"])
 def test_trouble_of_the_servers_is_reported_as_such_and_leaves_nothing_half_written(
-    ledger: JobLedger, ledger_url: str, code: str
+    account: AccountLedger, ledger_url: str, code: str
 ) -> None:
-    track(ledger, "a", "b")
-    before = list(ledger.iter_jobs(ACCOUNT))
+    track(account, "a", "b")
+    before = list(account.jobs())
     condition = "IF NEW._id = 'b' THEN RAISE EXCEPTION 'so it is' USING ERRCODE = '{}'; END IF"
     execute(ledger_url, *trigger(condition.format(code)))
     with pytest.raises(LedgerUnavailableError, match="cannot be used now: so it is"):
-        record(ledger, answered("a", 4), answered("b", 4))
-    assert (list(ledger.iter_jobs(ACCOUNT)), ledger.revision()) == (before, nth(1))
+        record(account, answered("a", 4), answered("b", 4))
+    assert list(account.jobs()) == before
 
 
 def test_a_deadlock_with_another_program_is_reported_and_leaves_nothing_half_written(
     one: Side, threads: ThreadPoolExecutor, ledger_url: str
 ) -> None:
-    track(one.ledger, "a")
+    track(one.account, "a")
     engine = sa.create_engine(ledger_url, poolclass=sa.NullPool)
     lock_job, lock_counter = (sa.text(f"SELECT FROM {table} FOR UPDATE") for table in ("akool_jobs", "akool_ledger"))
-    with engine.begin() as program, held_before(one, "UPDATE akool_ledger", lambda: complete(one.ledger, "a")) as work:
+    with engine.begin() as program, held_before(one, "UPDATE akool_ledger", lambda: complete(one.account, "a")) as work:
         program.execute(sa.text("SET LOCAL deadlock_timeout = '60s'"))  # so that the server ends the other one
         name = one.database.url.query["application_name"]
         program.execute(sa.select(sa.func.set_config("application_name", name, True)))
@@ -222,30 +190,16 @@ def test_a_deadlock_with_another_program_is_reported_and_leaves_nothing_half_wri
     locking.result(LONGEST_SECONDS)
     with pytest.raises(LedgerUnavailableError, match="deadlock detected"):
         work.result()
-    assert (job_of(one.ledger, "a").state, one.ledger.revision()) == ("pending", nth(1))
-
-
-def test_releasing_and_recording_lock_in_one_order_whatever_plan_the_server_makes(
-    ledger: JobLedger, ledger_url: str, threads: ThreadPoolExecutor
-) -> None:
-    with side(ledger_url, options="-cenable_indexscan=off -cenable_seqscan=off") as one:  # rows come as they lie
-        track(one.ledger, "b")
-        track(one.ledger, "a")
-        with uncommitted(one, lambda: record(one.ledger, answered("a", 1))):
-            recording = threads.submit(record, one.ledger, answered("a", 4), answered("b", 4))
-            wait_until_waiting(one)
-            releasing = threads.submit(one.ledger.release, ACCOUNT, ["a", "b"], until=NOW)
-            wait_until_waiting(one, 2)
-        assert (recording.exception(LONGEST_SECONDS), releasing.exception(LONGEST_SECONDS)) == (None, None)
+    assert job_of(one.account, "a").state == "pending"
 
 
 def test_a_database_that_isolates_more_than_is_asked_changes_nothing(
     ledger: JobLedger, ledger_url: str, threads: ThreadPoolExecutor
 ) -> None:
     with side(ledger_url, options="-cdefault_transaction_isolation=serializable") as one:
-        track(one.ledger, "a", "b")
-        with uncommitted(one, lambda: record(one.ledger, answered("a", 4))):
-            second = threads.submit(record, one.ledger, answered("b", 4))
+        track(one.account, "a", "b")
+        with uncommitted(one, lambda: record(one.account, answered("a", 4))):
+            second = threads.submit(record, one.account, answered("b", 4))
             wait_until_waiting(one)
         assert second.result(LONGEST_SECONDS).failed == 1
 
@@ -273,12 +227,12 @@ def test_a_commit_lasts_from_its_acknowledgement_on_whatever_the_servers_default
 
 
 def test_a_client_that_stands_still_in_a_transaction_loses_its_locks(one: Side, ledger_url: str) -> None:
-    track(one.ledger, "a")
+    track(one.account, "a")
     engine = sa.create_engine(ledger_url, poolclass=sa.NullPool)
     with engine.connect() as stopped:
         bound_transaction(stopped, LONGEST_SECONDS, 0.5)
         assert len(locked_jobs(stopped, ACCOUNT, ["a"])) == 1
-        assert record(one.ledger, answered("a", 3)).completed == 1
+        assert record(one.account, answered("a", 3)).completed == 1
         with pytest.raises(sa.exc.OperationalError, match=r"idle-in-transaction timeout|closed the connection"):
             stopped.execute(sa.text("SELECT 1"))
 
@@ -338,7 +292,7 @@ def test_a_role_that_may_only_read_is_told_so(ledger: JobLedger, ledger_url: str
         side(ledger_url, options="-crole=pg_read_all_data") as reader,
         pytest.raises(LedgerUnavailableError, match="permission denied for table"),
     ):
-        track(reader.ledger, "a")
+        track(reader.account, "a")
 
 
 def test_an_option_of_another_driver_is_an_error_of_the_url(ledger_url: str) -> None:
@@ -355,18 +309,20 @@ def test_a_database_that_is_not_there_is_named(ledger_url: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
-def test_a_url_may_be_written_in_every_usual_way(ledger: JobLedger, ledger_url: str, scheme: str) -> None:
-    track(ledger, "a")
+def test_a_url_may_be_written_in_every_usual_way(
+    ledger: JobLedger, account: AccountLedger, ledger_url: str, scheme: str
+) -> None:
+    track(account, "a")
     with JobLedger.open(f"{scheme}:{ledger_url.partition(':')[2]}") as opened:
         assert opened.ledger_id == ledger.ledger_id
-        assert job_of(opened, "a").state == "pending"
+        assert job_of(opened.account(ACCOUNT), "a").state == "pending"
     with side(ledger_url) as one, one.database.read() as connection:
         assert connection.dialect.driver == "psycopg2"
 
 
 def test_the_servers_list_of_sessions_says_whose_these_are(ledger: JobLedger, ledger_url: str) -> None:
     query = sa.text("SELECT application_name FROM pg_stat_activity WHERE application_name = 'akool-dagster'")
-    ledger.revision()
+    ledger.version()
     engine = sa.create_engine(ledger_url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         assert connection.execute(query).first() is not None

@@ -11,7 +11,7 @@ from akool_dagster.ledger import JobLedger, LeaseHeldError, LeaseLostError, Ledg
 from akool_dagster.ledger.leases import Leases
 from akool_dagster.ledger.records import LeaseFacts
 from tests.clock import FakeClock
-from tests.integration.ledger_words import ACCOUNT, DAY, NOW
+from tests.integration.ledger.helpers import ACCOUNT, DAY, NOW
 
 pytest_plugins = ["tests.integration.ledger_databases"]
 
@@ -73,7 +73,7 @@ def stepped(ledger_url: str) -> Iterator[tuple[JobLedger, SteppedClock]]:
 @pytest.fixture
 def leases(ledger: JobLedger) -> Leases:
     """Give the leases of the account."""
-    return ledger.leases(ACCOUNT)
+    return ledger.account(ACCOUNT).leases
 
 
 def test_a_free_lease_is_taken_and_everyone_sees_whose_it_is(leases: Leases) -> None:
@@ -99,7 +99,7 @@ def test_leases_of_other_partitions_kinds_and_accounts_are_free(ledger: JobLedge
     leases.take(*KEY, "one")
     assert leases.take("tables", "2025-10-10", "two") is None
     assert leases.take("videos", "2025-10-09", "two") is None
-    assert ledger.leases("other").take(*KEY, "two") is None
+    assert ledger.account("other").leases.take(*KEY, "two") is None
     assert {key: facts.owner for key, facts in leases.facts("tables").items()} == {
         "2025-10-09": "one",
         "2025-10-10": "two",
@@ -158,8 +158,8 @@ def test_a_lease_taken_under_a_wrong_clock_does_not_block_for_long(
 
 def test_a_held_lease_is_renewed_until_the_block_ends(stepped: tuple[JobLedger, SteppedClock]) -> None:
     ledger, clock = stepped
-    leases = ledger.leases(ACCOUNT)
-    with leases.hold(*KEY, "one") as lease:
+    leases = ledger.account(ACCOUNT).leases
+    with leases.acquire(*KEY, "one") as lease:
         for _ in range(12):
             clock.let_pass(10)
             lease.check()
@@ -173,8 +173,8 @@ def test_a_lease_that_nothing_asks_about_any_more_runs_out(
 ) -> None:
     monkeypatch.setattr("akool_dagster.ledger.leases.IDLE_SECONDS", 100.0)
     ledger, clock = stepped
-    leases = ledger.leases(ACCOUNT)
-    with leases.hold(*KEY, "abandoned") as lease:
+    leases = ledger.account(ACCOUNT).leases
+    with leases.acquire(*KEY, "abandoned") as lease:
         for _ in range(10):
             clock.let_pass(10)
         clock.advance(60)
@@ -185,8 +185,8 @@ def test_a_lease_that_nothing_asks_about_any_more_runs_out(
 
 def test_a_block_that_raises_frees_its_lease(stepped: tuple[JobLedger, SteppedClock]) -> None:
     ledger, _ = stepped
-    leases = ledger.leases(ACCOUNT)
-    with pytest.raises(ZeroDivisionError), leases.hold(*KEY, "one"):
+    leases = ledger.account(ACCOUNT).leases
+    with pytest.raises(ZeroDivisionError), leases.acquire(*KEY, "one"):
         raise ZeroDivisionError
     assert leases.take(*KEY, "two") is None
 
@@ -200,24 +200,24 @@ def test_a_block_that_raises_is_not_hidden_by_a_ledger_that_cannot_free_it(
         raise LedgerUnavailableError("the database is locked")
 
     monkeypatch.setattr(Leases, "release", fail)
-    with pytest.raises(ZeroDivisionError), ledger.leases(ACCOUNT).hold(*KEY, "one"):
+    with pytest.raises(ZeroDivisionError), ledger.account(ACCOUNT).leases.acquire(*KEY, "one"):
         raise ZeroDivisionError
-    with ledger.leases(ACCOUNT).hold(*KEY, "one") as lease:
+    with ledger.account(ACCOUNT).leases.acquire(*KEY, "one") as lease:
         lease.check()
 
 
 def test_a_run_waits_for_a_killed_one_to_run_out(stepped: tuple[JobLedger, SteppedClock]) -> None:
     ledger, clock = stepped
-    ledger.leases(ACCOUNT).take(*KEY, "killed")
-    with ledger.leases(ACCOUNT).hold(*KEY, "two") as lease:
+    ledger.account(ACCOUNT).leases.take(*KEY, "killed")
+    with ledger.account(ACCOUNT).leases.acquire(*KEY, "two") as lease:
         lease.check()
-        assert ledger.leases(ACCOUNT).facts("tables")["2025-10-09"].owner == "two"
+        assert ledger.account(ACCOUNT).leases.facts("tables")["2025-10-09"].owner == "two"
     assert clock.monotonic() == 60
 
 
 def test_waiting_for_a_run_that_goes_on_is_bounded_and_names_it(stepped: tuple[JobLedger, SteppedClock]) -> None:
     ledger, clock = stepped
-    leases = ledger.leases(ACCOUNT)
+    leases = ledger.account(ACCOUNT).leases
     leases.take(*KEY, "the-other-run")
     sleep = clock.sleep
 
@@ -226,15 +226,15 @@ def test_waiting_for_a_run_that_goes_on_is_bounded_and_names_it(stepped: tuple[J
         leases.renew(*KEY, "the-other-run")
 
     clock.sleep = sleep_while_it_goes_on  # type: ignore[method-assign]
-    with pytest.raises(LeaseHeldError, match=r"the-other-run.*tables of 2025-10-09"), leases.hold(*KEY, "two"):
+    with pytest.raises(LeaseHeldError, match=r"the-other-run.*tables of 2025-10-09"), leases.acquire(*KEY, "two"):
         raise AssertionError("entered")
     assert 75 <= clock.monotonic() <= 80
 
 
 def test_a_stolen_lease_is_lost_at_the_next_renewal(stepped: tuple[JobLedger, SteppedClock]) -> None:
     ledger, clock = stepped
-    leases = ledger.leases(ACCOUNT)
-    with leases.hold(*KEY, "one") as lease:
+    leases = ledger.account(ACCOUNT).leases
+    with leases.acquire(*KEY, "one") as lease:
         leases.release(*KEY, "one")
         leases.take(*KEY, "two")
         lease.check()
@@ -253,7 +253,7 @@ def test_a_lease_that_cannot_be_renewed_is_lost_when_it_runs_out_and_not_before(
     def fail(*_: object) -> bool:
         raise LedgerUnavailableError("the database is locked")
 
-    with ledger.leases(ACCOUNT).hold(*KEY, "one") as lease:
+    with ledger.account(ACCOUNT).leases.acquire(*KEY, "one") as lease:
         with monkeypatch.context() as patched:
             patched.setattr(Leases, "renew", fail)
             for _ in range(5):
@@ -269,8 +269,8 @@ def test_a_lease_that_cannot_be_renewed_is_lost_when_it_runs_out_and_not_before(
 
 def test_a_renewal_that_comes_too_late_does_not_take_the_lease_back(stepped: tuple[JobLedger, SteppedClock]) -> None:
     ledger, clock = stepped
-    leases = ledger.leases(ACCOUNT)
-    with leases.hold(*KEY, "one") as lease:
+    leases = ledger.account(ACCOUNT).leases
+    with leases.acquire(*KEY, "one") as lease:
         clock.jump(61)  # a suspended machine: wall time went on, the thread did not
         with pytest.raises(LeaseLostError):
             lease.check()

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 
 from akool_dagster.ledger import JobLedger, LedgerMissingError, LedgerSchemaError
 from akool_dagster.ledger.schema import SCHEMA_VERSION, VERSION_TABLE, metadata
-from tests.integration.ledger_words import ACCOUNT, execute, track
+from tests.integration.ledger.helpers import ACCOUNT, execute, track
 
 pytest_plugins = ["tests.integration.ledger_databases"]
 
@@ -97,7 +97,7 @@ def test_the_version_in_the_code_is_that_of_the_newest_migration(ledger: JobLedg
 def test_a_newer_ledger_is_refused_and_left_alone(
     ledger: JobLedger, ledger_url: str, open_ledger: Callable[[str], JobLedger]
 ) -> None:
-    track(ledger, "a")
+    track(ledger.account(ACCOUNT), "a")
     execute(ledger_url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")  # noqa: S608
     before = contents(ledger_url)
     with pytest.raises(LedgerSchemaError, match=r"9999.*Upgrade akool-dagster"):
@@ -120,7 +120,7 @@ def test_a_ledger_whose_creation_broke_off_is_not_opened_and_can_be_finished(
     with pytest.raises(LedgerMissingError, match=r"not finished.*ledger init"):
         JobLedger.open(ledger_url)
     with JobLedger.create(ledger_url) as finished:
-        assert track(finished, "a").added == 1
+        assert track(finished.account(ACCOUNT), "a").added == 1
 
 
 def test_a_migration_that_breaks_off_leaves_nothing_behind(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_a_ledger_can_live_beside_other_tables(new_database: Callable[[], str]) 
     url = new_database()
     execute(url, "CREATE TABLE alembic_version (version_num VARCHAR(32))", "INSERT INTO alembic_version VALUES ('x')")
     with JobLedger.create(url) as ledger:
-        assert track(ledger, "a").added == 1
+        assert track(ledger.account(ACCOUNT), "a").added == 1
     assert contents(url)["alembic_version"] == [("x",)]
 
 
@@ -166,7 +166,7 @@ def test_a_ledger_can_live_beside_other_tables(new_database: Callable[[], str]) 
     ],
 )
 def test_the_database_itself_refuses_what_cannot_be(ledger: JobLedger, ledger_url: str, statement: str) -> None:
-    track(ledger, "a")
+    track(ledger.account(ACCOUNT), "a")
     with pytest.raises(sa.exc.IntegrityError):
         execute(ledger_url, statement)
-    assert [job.state for job in ledger.iter_jobs(ACCOUNT)] == ["pending"]
+    assert [job.state for job in ledger.account(ACCOUNT).jobs()] == ["pending"]

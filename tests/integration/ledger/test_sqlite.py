@@ -12,7 +12,7 @@ import pytest
 
 from akool_dagster.ledger import JobLedger, LedgerMissingError, LedgerUnavailableError
 from akool_dagster.ledger.schema import VERSION_TABLE
-from tests.integration.ledger_words import ACCOUNT, answered, claimed_ids, record, track
+from tests.integration.ledger.helpers import ACCOUNT, answered, claimed_ids, record, track
 
 OPENERS = [JobLedger.open, JobLedger.create]
 
@@ -54,9 +54,9 @@ def test_creating_makes_the_folders_too(file: Path, url: str) -> None:
 
 def test_a_ledger_lets_readers_and_a_writer_work_side_by_side(file: Path, url: str) -> None:
     with JobLedger.create(url, busy_timeout=0.05) as ledger:
-        track(ledger, "a")
+        track(ledger.account(ACCOUNT), "a")
         with locked(file), JobLedger.open(url, busy_timeout=0.05) as other:
-            assert [job.job_id for job in other.iter_jobs(ACCOUNT)] == ["a"]
+            assert [job.job_id for job in other.account(ACCOUNT).jobs()] == ["a"]
 
 
 def test_a_restored_copy_gets_its_write_ahead_log_back(tmp_path: Path, url: str, file: Path) -> None:
@@ -102,14 +102,14 @@ def test_an_empty_file_becomes_a_ledger_when_one_is_created(file: Path, url: str
     file.parent.mkdir()
     file.touch()
     with JobLedger.create(url) as ledger:
-        assert track(ledger, "a").added == 1
+        assert track(ledger.account(ACCOUNT), "a").added == 1
 
 
 WRITES: dict[str, Callable[[JobLedger], object]] = {
-    "track": lambda ledger: track(ledger, "b"),
-    "claim": claimed_ids,
-    "record": lambda ledger: record(ledger, answered("a", 3)),
-    "lease": lambda ledger: ledger.leases(ACCOUNT).take("tables", "2025-10-09", "run"),
+    "track": lambda ledger: track(ledger.account(ACCOUNT), "b"),
+    "claim": lambda ledger: claimed_ids(ledger.account(ACCOUNT)),
+    "record": lambda ledger: record(ledger.account(ACCOUNT), answered("a", 3)),
+    "lease": lambda ledger: ledger.account(ACCOUNT).leases.take("tables", "2025-10-09", "run"),
 }
 
 
@@ -118,11 +118,11 @@ def test_a_locked_ledger_says_so_and_works_again_afterwards(
     file: Path, url: str, write: Callable[[JobLedger], object]
 ) -> None:
     with JobLedger.create(url, busy_timeout=0.05) as ledger:
-        track(ledger, "a")
-        before = (ledger.revision(), list(ledger.iter_jobs(ACCOUNT)))
+        track(ledger.account(ACCOUNT), "a")
+        before = (ledger.version(), list(ledger.account(ACCOUNT).jobs()))
         with locked(file), pytest.raises(LedgerUnavailableError, match=r"ledger\.sqlite cannot be used now.*locked"):
             write(ledger)
-        assert (ledger.revision(), list(ledger.iter_jobs(ACCOUNT))) == before
+        assert (ledger.version(), list(ledger.account(ACCOUNT).jobs())) == before
         write(ledger)
 
 
@@ -184,21 +184,21 @@ def test_a_folder_in_place_of_the_file_is_a_clear_error(file: Path, url: str) ->
 
 def test_a_write_that_fails_half_way_leaves_nothing_of_it(file: Path, url: str) -> None:
     with JobLedger.create(url) as ledger:
-        track(ledger, "a", "b")
-        before = (list(ledger.iter_jobs(ACCOUNT)), ledger.revision())
+        track(ledger.account(ACCOUNT), "a", "b")
+        before = (list(ledger.account(ACCOUNT).jobs()), ledger.version())
         with closing(sqlite3.connect(file)) as other:
             other.execute(
                 "CREATE TRIGGER full_disk BEFORE INSERT ON akool_hours "
                 "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
             )
         with pytest.raises(Exception, match="disk is full"):
-            record(ledger, answered("a", 4), answered("b", 4))
-        assert (list(ledger.iter_jobs(ACCOUNT)), ledger.revision()) == before
+            record(ledger.account(ACCOUNT), answered("a", 4), answered("b", 4))
+        assert (list(ledger.account(ACCOUNT).jobs()), ledger.version()) == before
 
 
 def test_nothing_is_left_open_or_lying_about(file: Path, url: str) -> None:
     with JobLedger.create(url) as ledger:
-        track(ledger, "a")
+        track(ledger.account(ACCOUNT), "a")
     assert [found.name for found in file.parent.iterdir()] == [file.name]
     with closing(sqlite3.connect(file)) as other:
         assert other.execute(f"SELECT COUNT(*) FROM {VERSION_TABLE}").fetchall() == [(1,)]  # noqa: S608

@@ -1,4 +1,4 @@
-"""Ids, labels and the moment that decides a job's partition."""
+"""Ids, labels and the time that decides a job's partition."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from akool_dagster.ledger.records import (
     LeaseFacts,
     check_labels,
     normalise_job_id,
-    partition_moment,
+    partition_time,
     status_label,
 )
 
@@ -98,18 +98,18 @@ def test_whatever_passes_can_be_written_as_utf_8(labels: dict[str, str]) -> None
 
 
 @given(st.integers(0, NOW // 1000), st.integers(0, 16**16 - 1))
-def test_the_partition_moment_of_an_object_id_is_its_second(second: int, rest: int) -> None:
-    assert partition_moment(f"{second:08x}{rest:016x}", NOW) == second * 1000
+def test_the_partition_time_of_an_object_id_is_its_second(second: int, rest: int) -> None:
+    assert partition_time(f"{second:08x}{rest:016x}", NOW) == second * 1000
 
 
 @given(st.integers(NOW // 1000 + 1, 2**32 - 1))
 def test_an_object_id_from_the_future_counts_from_now(second: int) -> None:
-    assert partition_moment(f"{second:08x}{0:016x}", NOW) == NOW
+    assert partition_time(f"{second:08x}{0:016x}", NOW) == NOW
 
 
 @pytest.mark.parametrize("job_id", ["a", "68aa0000", "68aa000000000000000000001", "68aa0000000000000000000g"])
 def test_an_id_of_another_shape_counts_from_now(job_id: str) -> None:
-    assert partition_moment(job_id, NOW) == NOW
+    assert partition_time(job_id, NOW) == NOW
 
 
 @pytest.mark.parametrize(

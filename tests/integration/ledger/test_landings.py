@@ -1,0 +1,307 @@
+"""Conformance: what asks for a landing, what has landed, and the rows that land."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from akool_dagster.ledger import (
+    AccountLedger,
+    GranularityError,
+    JobLedger,
+    LeaseLostError,
+    Missed,
+    Unanswered,
+    Unreadable,
+    VideoState,
+)
+from akool_dagster.ledger.records import DirtyPartition
+from tests.clock import FakeClock
+from tests.integration.ledger.helpers import (
+    DAY,
+    HOUR,
+    NOW,
+    TABLES,
+    THIS_HOUR,
+    TODAY,
+    abandon,
+    answered,
+    complete,
+    dirty,
+    dirty_hours,
+    fail,
+    go_missing,
+    job_of,
+    land,
+    object_id,
+    record,
+    rows_of,
+    track,
+)
+
+pytest_plugins = ["tests.integration.ledger_databases"]
+
+Change = Callable[[AccountLedger, FakeClock], object]
+
+ASKS: dict[str, tuple[Change, bool, bool]] = {
+    "completed": (lambda account, clock: record(account, answered("a", 3)), True, True),
+    "failed": (lambda account, clock: record(account, answered("a", 4)), True, False),
+    "missing": (lambda account, clock: go_missing(account, clock, "a", code=1008), True, False),
+    "abandoned": (lambda account, clock: abandon(account, clock, "a"), True, False),
+    "relabelled": (lambda account, clock: track(account, "a", labels={"k": "v"}), True, False),
+    "reopened": (lambda account, clock: track(account, "missing", again=True), True, False),
+    "a relabelled end": (lambda account, clock: track(account, "done", labels={"k": "v"}), True, False),
+    "a stored video": (lambda account, clock: account.videos.store("done", {}), False, True),
+    "a lost video": (lambda account, clock: fail(account, "done"), False, True),
+    "an unverified video": (lambda account, clock: fail(account, "done", VideoState.UNVERIFIED), False, True),
+    "a video tried once more": (lambda account, clock: track(account, "lost", again=True), False, True),
+}
+SHOWN_ONLY: dict[str, Change] = {
+    "tracked": lambda account, clock: track(account, "new"),
+    "processing": lambda account, clock: record(account, answered("a", 2)),
+    "an unknown status": lambda account, clock: record(account, answered("a", 42)),
+    "an attempt to download": lambda account, clock: fail(account, "done", VideoState.PENDING, next_at=NOW),
+    "a new URL": lambda account, clock: account.videos.keep_url("done", "https://cdn.example/2.mp4", NOW),
+    "forgotten": lambda account, clock: account.pruning.forget(["a", "unknown"]),
+}
+NOT_SHOWN: dict[str, Change] = {
+    "the same status again": lambda account, clock: record(account, answered("a", 1, payload='{"prompt":"new"}')),
+    "a miss": lambda account, clock: record(account, Missed(job_id="a", code=1003)),
+    "an unreadable row": lambda account, clock: record(account, Unreadable(job_id="a", error="odd")),
+    "no answer": lambda account, clock: record(account, Unanswered(job_id="a", error="HTTP 500")),
+    "a claim": lambda account, clock: account.polling.claim(10),
+    "a release": lambda account, clock: account.polling.release({"a": 0}),
+    "a call size": lambda account, clock: account.polling.set_call_size(["a"], 1),
+    "tracked again": lambda account, clock: track(account, "a", again=True),
+    "an empty look for files": lambda account, clock: account.videos.reopen(["lost", "a"]),
+    "a lease": lambda account, clock: account.leases.take("tables", "2025-10-09", "run"),
+}
+
+
+@pytest.fixture
+def known(account: AccountLedger, clock: FakeClock) -> AccountLedger:
+    """Give an account with jobs in several states, of which everything has landed."""
+    track(account, "missing")
+    go_missing(account, clock, "missing", code=1008)
+    complete(account, "done", "lost")
+    record(account, *(answered(job_id, 3) for job_id in ("done", "lost")))
+    account.videos.keep_url("done", "https://cdn.example/1.mp4", NOW)
+    fail(account, "lost")
+    track(account, "a")
+    record(account, answered("a", 1))
+    for hour in dirty_hours(account):
+        land(account, f"{hour}", hour, hour + HOUR)
+    assert dirty_hours(account) == {}
+    return account
+
+
+@pytest.mark.parametrize(("change", "tables", "videos"), ASKS.values(), ids=ASKS.keys())
+def test_what_asks_for_a_landing(
+    ledger: JobLedger, known: AccountLedger, clock: FakeClock, change: Change, tables: bool, videos: bool
+) -> None:
+    before = ledger.version()
+    change(known, clock)
+    version = ledger.version()
+    assert version > before
+    assert {job.version for job in known.jobs() if job.version > before} == {version}
+    assert list(dirty_hours(known).values()) == [(version * tables, version * videos)]
+
+
+@pytest.mark.parametrize("change", SHOWN_ONLY.values(), ids=SHOWN_ONLY.keys())
+def test_what_is_shown_and_asks_for_no_landing(
+    ledger: JobLedger, known: AccountLedger, clock: FakeClock, change: Change
+) -> None:
+    before = ledger.version()
+    change(known, clock)
+    assert {job.version for job in known.jobs() if job.version > before} == {ledger.version()}
+    assert ledger.version() > before
+    assert dirty_hours(known) == {}
+
+
+@pytest.mark.parametrize("change", NOT_SHOWN.values(), ids=NOT_SHOWN.keys())
+def test_what_no_table_shows_takes_no_version(
+    ledger: JobLedger, known: AccountLedger, clock: FakeClock, change: Change
+) -> None:
+    before = ledger.version(), [job.version for job in known.jobs()]
+    change(known, clock)
+    assert (ledger.version(), [job.version for job in known.jobs()]) == before
+    assert dirty_hours(known) == {}
+
+
+def test_a_version_is_above_the_one_before_and_the_clock_in_microseconds(
+    ledger: JobLedger, account: AccountLedger, clock: FakeClock
+) -> None:
+    assert ledger.version() == 0
+    versions = []
+    for number, seconds in enumerate((0, 5, -3600, 0, 7200)):
+        clock.jump(seconds)
+        track(account, f"{number}")
+        versions.append(ledger.version())
+        assert versions[-1] > clock.now_ms() * 1000
+    assert versions == sorted(set(versions))
+    assert [job.version for job in account.jobs()] == versions
+
+
+def test_two_ledgers_never_give_the_same_version(
+    ledger: JobLedger, account: AccountLedger, second_ledger: JobLedger
+) -> None:
+    for number in range(20):
+        for one in (account, second_ledger.account("akool")):
+            track(one, f"{number}")
+    ours, theirs = ({job.version for job in one.jobs()} for one in (account, second_ledger.account("akool")))
+    assert (len(ours), len(theirs), ours & theirs) == (20, 20, set())
+
+
+def test_a_partition_is_dirty_until_every_enabled_asset_has_landed_its_highest_version(
+    account: AccountLedger,
+) -> None:
+    early, late = object_id(TODAY), object_id(TODAY + 3 * HOUR)
+    track(account, early, late)
+    record(account, answered(late, 4))
+    record(account, answered(early, 3))
+    version = job_of(account, early).version
+    assert dirty_hours(account).keys() == {TODAY, TODAY + 3 * HOUR}
+    assert dirty(account) == [DirtyPartition(partition_at=TODAY, tables_version=version, videos_version=version)]
+    with account.leases.acquire("tables", "k", "run"):
+        for asset in TABLES:
+            account.landings.record_landed("tables", "k", "run", TODAY, asset, version - (asset == "credits"))
+    assert dirty(account)[0].tables_version == version
+    land(account, "k", TODAY, TODAY + DAY)
+    assert dirty(account) == []
+    record(account, answered(early, 4))
+    account.videos.store(early, {})
+    newest = job_of(account, early).version
+    assert dirty(account) == [DirtyPartition(partition_at=TODAY, videos_version=newest)]
+    assert account.landings.landed(TODAY) == {(TODAY, asset): version for asset in (*TABLES, "videos")}
+    assert account.landings.landed(TODAY + 1) == {}
+
+
+def test_what_is_not_enabled_is_never_dirty_and_lands_its_past_when_it_is(account: AccountLedger) -> None:
+    complete(account, object_id(TODAY))
+    version = next(account.jobs()).version
+    account.leases.take("tables", "k", "run")
+    account.landings.record_landed("tables", "k", "run", TODAY, "results", version)
+    landings = account.landings
+    assert landings.dirty(DAY, ["results"], videos=False) == []
+    assert landings.dirty(DAY, [], videos=False) == []
+    assert landings.dirty(DAY, [], videos=True) == [DirtyPartition(partition_at=TODAY, videos_version=version)]
+    assert landings.dirty(DAY, ["results", "credits"], videos=False) == [
+        DirtyPartition(partition_at=TODAY, tables_version=version)
+    ]
+
+
+def test_partitions_before_the_first_one_are_reported_too(account: AccountLedger) -> None:
+    old = object_id(TODAY - 4000 * DAY)
+    complete(account, old, object_id(TODAY))
+    assert [one.partition_at for one in dirty(account)] == [TODAY - 4000 * DAY, TODAY]
+
+
+@pytest.mark.parametrize("how", ["never taken", "another's", "run out", "released", "adopted"])
+def test_a_landing_whose_lease_is_lost_is_not_recorded(account: AccountLedger, clock: FakeClock, how: str) -> None:
+    complete(account, object_id(TODAY))
+    if how != "never taken":
+        account.leases.take("tables", "k", "another" if how == "another's" else "run")
+    if how == "run out":
+        clock.advance(60)
+    if how == "released":
+        account.leases.release("tables", "k", "run")
+    if how == "adopted":
+        account.adoption.land_everything_again()
+    with pytest.raises(LeaseLostError, match="tables of k"):
+        account.landings.record_landed("tables", "k", "run", TODAY, "results", 5)
+    account.leases.take("videos", "k", "run")
+    with pytest.raises(LeaseLostError):
+        account.landings.record_landed("tables", "k", "run", TODAY, "results", 5)
+    assert account.landings.landed(0) == {}
+
+
+def test_a_snapshot_has_the_rows_of_its_stretch_by_bytes_in_bounded_batches(account: AccountLedger) -> None:
+    ids = ["-", "0", "9", "A", "Z", "_", "a", "aZ", "a_", "aa", "z"]
+    track(account, *ids)
+    earlier = object_id(THIS_HOUR - HOUR)
+    complete(account, earlier, "a_")
+    with account.landings.snapshot(THIS_HOUR, THIS_HOUR + HOUR) as shot:
+        batches = [list(batch) for batch in shot.batches(["job_id", "state", "partition_at"], 4)]
+        assert [len(batch) for batch in batches] == [4, 4, 3]
+        assert [row.state for batch in batches for row in batch if row[0] == "a_"] == ["completed"]
+        assert [row[0] for batch in batches for row in batch] == ids
+        assert [row[0] for batch in shot.batches(["job_id"], 100) for row in batch] == ids
+        version = job_of(account, "a_").version
+        assert (shot.tables_version, shot.videos_version) == (version, version)
+    with account.landings.snapshot(NOW + HOUR, NOW + DAY) as shot:
+        assert (list(shot.batches(["job_id"], 5)), shot.tables_version, shot.videos_version) == ([], 0, 0)
+
+
+def test_a_snapshot_leaves_out_tombstones_and_forgotten_jobs(account: AccountLedger) -> None:
+    complete(account, "pruned", "forgotten", "kept", "pending-video")
+    for job_id in ("pruned", "kept"):
+        account.videos.store(job_id, {})
+    track(account, "unseen", "failed")
+    record(account, answered("failed", 4))
+    account.pruning.prune(["pruned", "failed"])
+    account.pruning.forget(["forgotten", "unknown"])
+    assert rows_of(account, THIS_HOUR, THIS_HOUR + HOUR, "job_id", "state") == [
+        ("kept", "completed"),
+        ("pending-video", "completed"),
+        ("unseen", "pending"),
+    ]
+
+
+def test_rows_and_versions_stay_those_of_the_beginning_while_others_write(
+    account: AccountLedger, ledger_url: str, clock: FakeClock
+) -> None:
+    ids = [f"{number:03}" for number in range(300)]
+    track(account, *ids)
+    record(account, *(answered(job_id, 4) for job_id in ids[:100]))
+    version = job_of(account, ids[0]).version
+    with (
+        JobLedger.open(ledger_url, clock=clock) as other,
+        account.landings.snapshot(THIS_HOUR, THIS_HOUR + HOUR) as shot,
+    ):
+        seen = []
+        for number, batch in enumerate(shot.batches(["job_id", "state", "version"], 10)):
+            writer = other.account("akool")
+            track(writer, f"{number:03}new")
+            record(writer, answered(ids[-1 - number], 4))
+            seen += batch
+        assert (shot.tables_version, shot.videos_version) == (version, 0)
+    assert [row[0] for row in seen] == ids
+    assert [row[1] for row in seen] == ["failed"] * 100 + ["pending"] * 200
+    assert max(row[2] for row in seen) == version
+
+
+def test_the_granularity_is_settled_once(ledger: JobLedger, account: AccountLedger) -> None:
+    landings = account.landings
+    assert landings.granularity() is None
+    for _ in range(2):
+        landings.settle_granularity("daily")
+    with pytest.raises(GranularityError, match=r"are daily.*say hourly.*Set granularity='daily' again"):
+        landings.settle_granularity("hourly")
+    assert landings.granularity() == "daily"
+    ledger.account("other").landings.settle_granularity("hourly")
+
+
+def test_what_is_written_down_of_an_account_stays(ledger: JobLedger, account: AccountLedger) -> None:
+    landings = account.landings
+    assert (landings.enabled_assets(), landings.root_is_marked()) == ([], False)
+    landings.set_enabled_assets(["results", "videos"])
+    landings.note_marked_root()
+    assert (landings.enabled_assets(), landings.root_is_marked()) == (["results", "videos"], True)
+    landings.set_enabled_assets([])
+    assert (landings.enabled_assets(), landings.root_is_marked()) == ([], True)
+    assert ledger.accounts() == ["akool"]
+
+
+def test_the_slowest_start_is_that_of_the_last_day_that_had_one(account: AccountLedger, clock: FakeClock) -> None:
+    landings = account.landings
+    assert landings.slowest_start_ms() == 0
+    for taken, slowest in ((50, 50), (9_000, 9_000), (70, 9_000)):
+        landings.note_start(taken)
+        assert landings.slowest_start_ms() == slowest
+    clock.advance(DAY / 1000)
+    assert landings.slowest_start_ms() == 9_000
+    landings.note_start(40)
+    assert landings.slowest_start_ms() == 40
+    clock.advance(2 * DAY / 1000)
+    assert landings.slowest_start_ms() == 0
