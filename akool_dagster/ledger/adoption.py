@@ -103,19 +103,19 @@ class Adoption:
             known = {job.job_id: job for job in locked_jobs(connection, self._account, [f.job.job_id for f in chunk])}
             new = [emptied(one.job) if one.is_settled else one.job for one in chunk if one.job.job_id not in known]
             pairs = [(known[one.job.job_id], one) for one in chunk if one.job.job_id in known]
-            changes = [(job, after, one) for job, one in pairs if (after := brought_up(job, one)) != job]
+            changes = [(job, after) for job, one in pairs if (after := brought_up(job, one)) != job]
             version = next_version(connection, self._clock.now_us()) if new or changes else 0
             names = [field.name for field in fields(Job)]
             rows = [dict(zip(names, astuple(replace(job, version=version)), strict=True)) for job in new]
             added = insert_jobs(self._database, connection, rows)
-            changed = [replace(after, version=version) for _, after, _ in changes]
+            changed = [replace(after, version=version) for _, after in changes]
             update_jobs(connection, self._account, _ADOPTED_FIELDS, changed)
             # Else the answer from before its end would stay, and land as the row of the ended job.
-            gone = [after.job_id for job, after, _ in changes if job.payload is not None and after.payload is None]
+            gone = [after.job_id for job, after in changes if job.payload is not None and after.payload is None]
             if gone:
                 where = (jobs.c.account == self._account, jobs.c.job_id.in_(gone))
                 connection.execute(sa.update(jobs).where(*where).values(payload=None))
-            landing = [one.job for one in chunk if one.job.job_id in added] + [after for _, after, _ in changes]
+            landing = [job for job in new if job.job_id in added] + changed
             ask_for_landing(
                 self._database,
                 connection,
