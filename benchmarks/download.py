@@ -19,7 +19,7 @@ import numpy as np
 
 from akool_dagster.clock import Deadline, SystemClock
 from akool_dagster.storage import StorageRoot
-from akool_dagster.videos.addresses import AddressPolicy
+from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.videos.fetch import FetchLimits, VideoRequest, fetch_videos
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
 from akool_dagster.videos.transport import VideoTransport

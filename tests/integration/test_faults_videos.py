@@ -15,11 +15,11 @@ import pytest
 from akool_dagster.api import AkoolClient
 from akool_dagster.clock import Deadline
 from akool_dagster.emulator import FAULT_KINDS, AkoolEmulator, EmulatedJob, Endpoint
+from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.ledger import Job, JobLedger, TrackRequest, VideoState
 from akool_dagster.polling import run_poll_pass
 from akool_dagster.storage import StorageRoot
 from akool_dagster.tables import VIDEOS, build_table
-from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fetch import FetchLimits
 from akool_dagster.videos.landing import VideoLanding, VideoLandingReport
 from akool_dagster.videos.schedule import FEWEST_ATTEMPTS

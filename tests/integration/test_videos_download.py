@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+from akool_dagster.videos.transport import VideoTransport
 
 from akool_dagster.clock import Deadline
+from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.storage import OsFiles, StorageRoot
-from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.download import Downloaded, download_video
 from akool_dagster.videos.errors import DownloadError, ExpiredUrlError
 from akool_dagster.videos.space import DiskSpace
-from akool_dagster.videos.transport import VideoTransport
 from tests.clock import FakeClock
 from tests.video_server import VideoServer
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from akool_dagster.clock import Deadline
+from akool_dagster.http.addresses import AddressPolicy
+from akool_dagster.http.bounds import LowSpeedLimit
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos import transport
-from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fetch import Outcome
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
 from akool_dagster.videos.schedule import Failure
-from akool_dagster.videos.stall import MinimumPace
 from tests.integration.video_words import FOLDER, NEVER, Fetch, FlyingClock, files_below, held_clock, requested
 from tests.mp4 import render_video
 from tests.video_server import Answer, SilentServer, VideoServer
@@ -86,8 +86,8 @@ def test_the_pace_that_is_asked_for_can_be_set(fetch: Fetch, server: VideoServer
         hold.set()
         fetch.hear(outcome)
 
-    pace = MinimumPace(bytes_per_s=5.0, over_seconds=200.0)
-    fetch(requested("slow", server.url("/slow")), clock=clock, minimum_pace=pace, on_outcome=release)
+    pace = LowSpeedLimit(bytes_per_second=5.0, seconds=200.0)
+    fetch(requested("slow", server.url("/slow")), clock=clock, low_speed=pace, on_outcome=release)
     assert "less than 5 bytes/s for 200 s" in fetch.failed("slow").error
     assert clock.monotonic() >= 200
 
@@ -170,7 +170,7 @@ def test_the_time_for_one_file_holds_whatever_it_waits_for(
         threads=1,
         clock=FlyingClock(lambda: waits.begun.is_set() and not hold.is_set()),
         seconds_per_file=60.0,
-        minimum_pace=MinimumPace(over_seconds=NEVER),
+        low_speed=LowSpeedLimit(seconds=NEVER),
         on_outcome=release,
     )
     assert not server.gave_up

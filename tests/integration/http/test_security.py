@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 import requests
+from akool_dagster.videos.transport import VideoTransport
 
 from akool_dagster.api import AkoolClient, AkoolError, AkoolTransientError, ApiKey, ClientCredentials
 from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos import addresses
 from akool_dagster.videos import transport as video_transport
-from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.errors import DownloadError, RefusedAddressError
 from akool_dagster.videos.fetch import Outcome, VideoRequest, fetch_videos
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
-from akool_dagster.videos.transport import VideoTransport
 from tests.api_server import Answer as ApiAnswer
 from tests.api_server import ScriptedServer, serve
 from tests.certificates import make_certificate, server_context

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from akool_dagster.videos.transport import MOST_POOLS, VideoTransport
 
 from akool_dagster.clock import Deadline
-from akool_dagster.videos.addresses import AddressPolicy
+from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.videos.errors import DownloadError, RefusedAddressError
-from akool_dagster.videos.transport import MOST_POOLS, VideoTransport
 from tests.certificates import make_certificate, server_context
 from tests.clock import FakeClock
 from tests.video_server import Answer, VideoServer

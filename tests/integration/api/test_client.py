@@ -32,7 +32,7 @@ server = pytest.fixture(serve)
 connect = pytest.fixture(connecting)
 
 
-VENDOR = json.loads((Path(__file__).parent.parent / "data" / "results_completed.json").read_text())
+VENDOR = json.loads((Path(__file__).parents[2] / "data" / "results_completed.json").read_text())
 
 
 # --- requests ---
