@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -40,16 +40,27 @@ class Bounds:
     stop: threading.Event = field(default_factory=threading.Event)
     """Set it from any thread to end every wait within `SLICE_SECONDS`; connecting takes its own timeout."""
 
-    def check(self, host: str) -> None:
-        """Raise `TransportError` when the time is over or the work is to stop."""
+    def left(self, host: str) -> float:
+        """Return the time that is left. Raise `TransportError` when there is none or the work is to stop."""
         if self.stop.is_set():
             raise TransportError(f"The exchange with {host} was interrupted.")
-        if self.deadline.expired():
+        left = self.deadline.remaining()
+        if left <= 0.0:
             raise TransportError(f"The exchange with {host} took too long: its time is over.")
+        return left
 
-    def slice(self) -> float:
-        """Return how long a wait may last until `check` is due again."""
-        return max(0.001, min(SLICE_SECONDS, self.deadline.remaining()))
+    def slices(self, host: str, seconds: float) -> Iterator[float]:
+        """Yield the lengths of the waits to make, one after the other, for something that may take so long.
+
+        Raises `TransportError` as soon as the bounds are over. Ends when the seconds are.
+        """
+        while seconds > 0.0:
+            left = self.left(host)
+            part = min(SLICE_SECONDS, left, seconds)
+            yield part
+            seconds -= part
+            if part == left:  # waited for in full, whatever the clock says: a test's may stand still
+                raise TransportError(f"The exchange with {host} took too long: its time is over.")
 
 
 def call_within(call: Callable[[], _T], bounds: Bounds, host: str, seconds: float = float("inf")) -> _T:
@@ -67,14 +78,10 @@ def call_within(call: Callable[[], _T], bounds: Bounds, host: str, seconds: floa
             outcome.set_exception(error)
 
     threading.Thread(target=work, name="akool-call", daemon=True).start()
-    while True:
-        bounds.check(host)
-        if seconds <= 0:
-            raise TimeoutError
-        part = min(bounds.slice(), seconds)
+    for part in bounds.slices(host, seconds):
         if wait([outcome], part).done:
             return outcome.result()
-        seconds -= part
+    raise TimeoutError
 
 
 class SpeedMeter:

@@ -70,22 +70,19 @@ class _BoundedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        silence = 0.0
-        while True:
-            before = self._bounds.deadline.remaining()
-            count = self._receive(buffer, self._bounds.read_timeout - silence)
-            self._meter.check(before - self._bounds.deadline.remaining(), count or 0, self._host)
-            self._bounds.check(self._host)  # what came too late is not used
+        bounds = self._bounds
+        for part in bounds.slices(self._host, bounds.read_timeout):
+            before = bounds.deadline.remaining()
+            count = self._receive(buffer, part)
+            self._meter.check(before - bounds.deadline.remaining(), count or 0, self._host)
             if count is not None:
+                bounds.left(self._host)  # what came too late is not used
                 return count
-            silence += self._socket.gettimeout() or 0.0
+        raise TransportError(f"{self._host} sent nothing for {bounds.read_timeout:g} s (read timeout).")
 
-    def _receive(self, buffer: Any, left: float) -> int | None:
-        if left <= 0:
-            raise TransportError(f"{self._host} sent nothing for {self._bounds.read_timeout:g} s (read timeout).")
-        part = min(self._bounds.slice(), left)
-        if self._socket.gettimeout() != part:
-            self._socket.settimeout(part)
+    def _receive(self, buffer: Any, seconds: float) -> int | None:
+        if self._socket.gettimeout() != seconds:
+            self._socket.settimeout(seconds)
         try:
             return self._socket.recv_into(buffer)
         except TimeoutError:
@@ -117,8 +114,7 @@ def _connected(connection: HTTPConnection) -> socket.socket:
         raise TransportError(f"The name {host} does not resolve {when}.", detail=str(error)) from None
     reason = ""
     for address in addresses:
-        bounds.check(exchange.host)
-        timeout = min(bounds.connect_timeout, bounds.deadline.remaining())
+        timeout = min(bounds.connect_timeout, bounds.left(host))
         try:
             return create_connection((address, connection.port), timeout, socket_options=connection.socket_options)
         except OSError as error:

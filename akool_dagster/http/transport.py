@@ -73,6 +73,9 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the idle connections."""
+        for key in self._manager.pools.keys():  # noqa: SIM118  (urllib3's own container)
+            if (pool := self._manager.pools.get(key)) is not None:
+                pool.close()
         self._manager.clear()
 
     @contextmanager
@@ -127,8 +130,7 @@ class HttpTransport:
         self, method: str, target: Target, exchange: Exchange, headers: Mapping[str, str], body: bytes | None
     ) -> BaseHTTPResponse:
         bounds = exchange.bounds
-        bounds.check(target.host)
-        left = bounds.deadline.remaining()
+        left = bounds.left(target.host)
         with _translated(target.host), during(exchange):
             pool = self._manager.connection_from_host(target.host, target.port, target.scheme)
             return pool.urlopen(

@@ -288,7 +288,7 @@ class Scenario:
         ledger = JobLedgerResource(url=f"postgresql://me:{PASSWORD}@db.example/akool?sslpassword={PASSWORD}")
         database = Database(f"postgresql://me:{PASSWORD}@db.example/akool?sslpassword={PASSWORD}")
         client = literal.client()
-        things = [literal, ledger, database, database.shown, client, vars(client), client._session]
+        things = [literal, ledger, database, database.shown, client, vars(client), vars(client._http)]
         things += [ApiKey(KEY), ClientCredentials(CLIENT_ID, CLIENT_SECRET), Token(TOKEN)]
         things += [ParquetIOManager(storage_root="/data"), VideoStoreResource(storage_root="/data")]
         things += [StorageRoot("/data"), AddressPolicy("https://api.example"), deployment.emulator]

@@ -34,7 +34,7 @@ from tests.integration.video_words import (
 from tests.mp4 import render_video
 from tests.video_server import Answer, VideoServer
 
-pytestmark = pytest.mark.usefixtures("system_temporary_folder")
+pytestmark = pytest.mark.usefixtures("system_temporary_folder", "short_slices")
 
 
 @pytest.fixture
@@ -345,7 +345,7 @@ def interrupt_by_progress(fetch: Fetch, server: VideoServer) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("interruption", [interrupt_by_clock, interrupt_by_ledger, interrupt_by_progress])
-def test_an_interruption_ends_running_downloads_at_once_and_leaves_no_temporary_file(
+def test_an_interruption_ends_running_downloads_and_leaves_no_temporary_file(
     interruption: Callable[[Fetch, VideoServer], dict[str, Any]],
     fetch: Fetch,
     server: VideoServer,

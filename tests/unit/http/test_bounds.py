@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from akool_dagster.clock import Deadline
-from akool_dagster.http import bounds
 from akool_dagster.http.bounds import Bounds, LowSpeedLimit, SpeedMeter, call_within
 from akool_dagster.http.errors import TransportError
 from tests.clock import FakeClock
@@ -51,8 +50,7 @@ def test_without_a_limit_nothing_is_too_slow() -> None:
 
 
 @pytest.fixture
-def hold(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    monkeypatch.setattr(bounds, "SLICE_SECONDS", 0.01)
+def hold(short_slices: None) -> threading.Event:
     return threading.Event()
 
 
