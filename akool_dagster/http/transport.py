@@ -61,7 +61,13 @@ class HttpTransport:
         proxy: str | None = None,
         connections: int = 8,
     ) -> None:
-        """Keep at most so many idle connections to a host. Raises `ValueError` for a proxy of an unknown kind."""
+        """Keep at most so many idle connections to a host.
+
+        Raises `ValueError` for a proxy of an unknown kind, and for one beside a policy: it would connect to addresses
+        that nobody checked.
+        """
+        if policy is not None and proxy is not None:
+            raise ValueError("A transport with an address policy cannot go through a proxy.")
         self._policy = policy
         context = ssl_context or trusted_context()
         if proxy is None:

@@ -34,6 +34,7 @@ DRIPS: dict[str, tuple[bytes, Sequence[bytes], bytes]] = {
     "status line": (b"", [b"HTTP/1.1 200 ", *([b"O"] * 200)], b"\r\n" + WHOLE.partition(b"\r\n")[2]),
     "header": (b"HTTP/1.1 200 OK\r\nX-Drip: ", [b"x"] * 200, b"\r\n" + WHOLE.partition(b"\r\n")[2]),
     "interim answers": (b"", [b"HTTP/1.1 100 Continue\r\n\r\n"] * 200, WHOLE),
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(RAW) + 200), [b" "] * 200, RAW),
     "size of a chunk": (CHUNKED, [b"0"] * 200, CHUNK + b"0\r\n\r\n"),
     "trailers": (CHUNKED + CHUNK + b"0\r\n", [b"X-Drip: x\r\n"] * 200, b"\r\n"),
 }

@@ -199,35 +199,6 @@ def test_eight_threads_renew_an_expired_token_only_once(server: ScriptedServer, 
 # --- where the key may go ---
 
 
-def test_a_redirect_is_not_followed_so_the_key_does_not_travel(server: ScriptedServer, connect: Connect) -> None:
-    elsewhere = ScriptedServer()
-    elsewhere.script = [Answer(OK)]
-    try:
-        for status in (301, 302, 307, 308):
-            server.script = [Answer(status=status, headers={"Location": elsewhere.url + "/x"})]
-            with pytest.raises(AkoolResponseError, match="AKOOL_BASE_URL"):
-                connect().results([ID])
-    finally:
-        elsewhere.close()
-    assert elsewhere.seen == []
-
-
-def test_calls_to_this_machine_pass_by_the_proxy_of_the_environment(
-    server: ScriptedServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proxy = ScriptedServer()
-    proxy.script = [Answer(status=502)]
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, proxy.url)
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    try:
-        assert ID in connect().results([ID]).rows
-    finally:
-        proxy.close()
-    assert proxy.seen == []
-
-
 def test_other_calls_use_the_proxy_of_the_environment_which_sees_no_key(
     server: ScriptedServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

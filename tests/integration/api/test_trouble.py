@@ -208,42 +208,6 @@ def test_the_read_timeout_holds_without_a_deadline(server: ScriptedServer, conne
         released.set()
 
 
-def test_a_dripping_body_does_not_outlive_the_deadline(
-    server: ScriptedServer, connect: Connect, clock: FakeClock
-) -> None:
-    def drip(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-        for _ in range(100_000):
-            clock.advance(1)
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-
-    server.script = [Answer(act=drip)]
-    with pytest.raises(AkoolDeadlineError, match="ran out"):
-        connect().results([ID], deadline=Deadline(clock, 45))
-
-
-def test_a_pause_in_the_body_is_cut_to_what_is_left(server: ScriptedServer, connect: Connect, clock: FakeClock) -> None:
-    released = threading.Event()
-    raw = json.dumps(OK).encode()
-
-    def pause(handler: BaseHTTPRequestHandler) -> None:
-        clock.advance(44.9)
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(raw), raw[:10]))
-        handler.wfile.flush()
-        clock.advance(1)
-        released.wait(5)  # with the full read timeout the client would get the rest, and no error
-        handler.wfile.write(raw[10:])
-
-    server.script = [Answer(act=pause)]
-    client = connect(read_timeout=30, attempts=1)
-    try:
-        with pytest.raises(AkoolTransientError, match="took too long"):
-            client.results([ID], deadline=Deadline(clock, 45))
-    finally:
-        released.set()
-
-
 def test_waiting_for_another_threads_token_ends_at_the_deadline(server: ScriptedServer, connect: Connect) -> None:
     asked, released = threading.Event(), threading.Event()
 

@@ -130,28 +130,12 @@ def test_an_allowed_network_opens_its_addresses_but_not_plain_http() -> None:
         checked(policy("10.2.2.3", networks=["10.1.0.0/16"]), "https://cdn.example/a.mp4")
 
 
-@pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1", "[::1]", "[::ffff:127.0.0.1]"])
-def test_other_spellings_of_loopback_are_refused_after_resolving(host: str) -> None:
-    with pytest.raises((RefusedAddressError, OSError)):
-        checked(AddressPolicy(API), f"https://{host}/a.mp4")
-
-
 def test_an_impossible_host_name_is_refused() -> None:
     def resolver(host: str, port: int) -> Sequence[str]:
         raise UnicodeError("label too long")
 
     with pytest.raises(RefusedAddressError):
         checked(AddressPolicy(API, resolver=resolver), "https://cdn.example/a.mp4")
-
-
-@given(st.text(max_size=60))
-def test_any_text_is_checked_or_refused(text: str) -> None:
-    try:
-        target = policy().check(text)
-    except RefusedAddressError:
-        return
-    assert (target.scheme, target.port) == ("https", 443)
-    assert "@" not in target.host
 
 
 @given(st.text(max_size=30))
