@@ -25,8 +25,11 @@ def decode_json(text: bytes | str) -> object:
 
 
 def encode_json(value: object) -> str:
-    """Return compact JSON of a value whose texts are storable and whose numbers are finite."""
-    return _ENCODER.encode(value).decode()
+    """Return compact JSON. A lone surrogate stays one, which no UTF-8 file takes; a number that is not finite is null."""
+    try:
+        return _ENCODER.encode(value).decode()
+    except UnicodeEncodeError:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _integer(digits: str) -> int | str:
