@@ -25,7 +25,7 @@ def decode_json(text: bytes | str) -> object:
 
 
 def encode_json(value: object) -> str:
-    """Return compact JSON. A lone surrogate stays one, which no UTF-8 file takes; a number that is not finite is null."""
+    """Return compact JSON. A lone surrogate stays as it is; a number that is not finite becomes null."""
     try:
         return _ENCODER.encode(value).decode()
     except UnicodeEncodeError:
