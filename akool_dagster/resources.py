@@ -11,15 +11,14 @@ from typing import Any
 import dagster as dg
 from pydantic import ConfigDict, Field, JsonValue, PrivateAttr, field_validator
 
-from akool_dagster.api.base_url import checked_base_url
+from akool_dagster.api.base_url import DEFAULT_BASE_URL, checked_base_url
 from akool_dagster.api.client import AkoolClient
 from akool_dagster.api.credentials import credentials_from
+from akool_dagster.http.addresses import AddressPolicy
+from akool_dagster.http.bounds import LowSpeedLimit
 from akool_dagster.ledger import AccountLedger, HeldLease, JobLedger, LandingKind
-from akool_dagster.settings import DEFAULT_BASE_URL
 from akool_dagster.storage import StorageRoot, refuse_credentials
-from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fetch import FetchLimits
-from akool_dagster.videos.stall import MinimumPace
 
 _SECRET: dict[str, JsonValue] = {"dagster__is_secret": True}
 _QUIET = ConfigDict(hide_input_in_errors=True)  # a key given as a number, or in a list, would be quoted
@@ -146,7 +145,7 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
         description="Seconds over which stall_bytes_per_second must be kept up; a download below is tried again later.",
     )
     stall_bytes_per_second: float = Field(
-        default=1024.0, ge=0, description="Slowest pace of a download, averaged over stall_seconds, in bytes a second."
+        default=1024.0, ge=0, description="Slowest acceptable download, averaged over stall_seconds, in bytes a second."
     )
     reserve_bytes: int = Field(
         default=64 * 1024**2,
@@ -186,7 +185,7 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
             threads=self.threads,
             seconds_per_file=self.seconds_per_file,
             max_bytes=self.max_bytes,
-            minimum_pace=MinimumPace(bytes_per_s=self.stall_bytes_per_second, over_seconds=self.stall_seconds),
+            low_speed=LowSpeedLimit(bytes_per_second=self.stall_bytes_per_second, seconds=self.stall_seconds),
             reserve_bytes=self.reserve_bytes,
         )
 

@@ -12,12 +12,6 @@ class VideoError(AkoolDagsterError):
     """Whether trying again soon can help; if not, only time or another configuration can."""
 
 
-class RefusedAddressError(VideoError):
-    """A URL that is never connected to. The message has the host and the reason, not the rest of the URL."""
-
-    retryable = False
-
-
 class DownloadError(VideoError):
     """The bytes did not arrive whole."""
 

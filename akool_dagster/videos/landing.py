@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from akool_dagster.api.client import AkoolClient
 from akool_dagster.api.models import is_usable_url, load_payload
 from akool_dagster.clock import Clock, Deadline
+from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.ledger import AccountLedger, JobForgottenError, VideoState
 from akool_dagster.ledger.records import DueVideo, VideoFailure
 from akool_dagster.storage import StorageRoot
-from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fairness import GIVE_UP_AFTER
 from akool_dagster.videos.fetch import FetchLimits, Progress, fetch_videos
 from akool_dagster.videos.leftovers import remove_leftovers

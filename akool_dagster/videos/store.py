@@ -11,14 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from akool_dagster.api.redaction import redact_text
+from akool_dagster.base.redaction import redact_text
 from akool_dagster.clock import Clock, Deadline
 from akool_dagster.errors import AkoolDagsterError
+from akool_dagster.http.addresses import host_of
+from akool_dagster.http.bounds import Bounds, call_within
+from akool_dagster.http.errors import TransportError
+from akool_dagster.http.transport import HttpTransport
 from akool_dagster.storage import StorageError, StorageFullError, StorageRoot
-from akool_dagster.videos.addresses import host_of
 from akool_dagster.videos.download import download_video
 from akool_dagster.videos.errors import (
-    DownloadError,
     ExpiredUrlError,
     HostTroubleError,
     RefusedFileError,
@@ -30,7 +32,6 @@ from akool_dagster.videos.probe import VideoFacts, probe_video
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
 from akool_dagster.videos.schedule import Failure
 from akool_dagster.videos.space import NoRoomError, Room
-from akool_dagster.videos.transport import VideoTransport
 
 logger = logging.getLogger(__name__)
 
@@ -113,19 +114,21 @@ class VideoStorer:
         root: StorageRoot,
         folder: str,
         *,
+        http: HttpTransport,
         refresh: Callable[[str, str, Deadline], Refreshed],
         before_publish: Callable[[], None],
         clock: Clock,
         max_bytes: int,
     ) -> None:
         self._root = root
+        self._http = http
         self._folder = folder
         self._refresh = refresh
         self._before_publish = before_publish
         self._clock = clock
         self._max_bytes = max_bytes
 
-    def fetch(self, request: VideoRequest, transport: VideoTransport, deadline: Deadline, room: Room) -> Outcome:
+    def fetch(self, request: VideoRequest, bounds: Bounds, room: Room) -> Outcome:
         """Store one video, with one more try when its URL is over, under the one that Akool then gives.
 
         A whole video that is in the storage root already is taken without a download: the file at its destination,
@@ -139,14 +142,14 @@ class VideoStorer:
             try:
                 if not url:  # Akool gave none yet, or the ledger was restored from tables without it
                     raise ExpiredUrlError("Its URL is not known.", status=404)
-                return self._store(request, url, None, transport, deadline, room)
+                return self._store(request, url, None, bounds, room)
             except ExpiredUrlError as error:
-                refreshed = self._refreshed(request, transport, deadline)
+                refreshed = self._refreshed(request, bounds)
                 if refreshed.url is None:
                     raise ExpiredUrlError(f"{error} {refreshed.remark}", status=error.status) from None
                 url = refreshed.url
             try:
-                return self._store(request, url, refreshed, transport, deadline, room)
+                return self._store(request, url, refreshed, bounds, room)
             except ExpiredUrlError as error:
                 raise ExpiredUrlError(f"{error} {refreshed.remark}", status=error.status) from None
         except VideoError as error:
@@ -211,8 +214,7 @@ class VideoStorer:
         request: VideoRequest,
         url: str,
         refreshed: Refreshed | None,
-        transport: VideoTransport,
-        deadline: Deadline,
+        bounds: Bounds,
         room: Room,
     ) -> StoredVideo:
         relative = video_path(self._folder, request)
@@ -222,8 +224,8 @@ class VideoStorer:
                     downloaded = download_video(
                         url,
                         path,
-                        transport=transport,
-                        deadline=deadline,
+                        http=self._http,
+                        bounds=bounds,
                         files=self._root.files,
                         room=room,
                         max_bytes=self._max_bytes,
@@ -251,14 +253,13 @@ class VideoStorer:
             refreshed=refreshed,
         )
 
-    def _refreshed(self, request: VideoRequest, transport: VideoTransport, deadline: Deadline) -> Refreshed:
+    def _refreshed(self, request: VideoRequest, bounds: Bounds) -> Refreshed:
         def ask() -> Refreshed:
-            return self._refresh(request.job_id, request.source_url, deadline)
+            return self._refresh(request.job_id, request.source_url, bounds.deadline)
 
         try:
-            # Akool, too, can send a byte now and then for ever.
-            return transport.call(ask, deadline.remaining())
-        except (TimeoutError, DownloadError):
+            return call_within(ask, bounds, "Akool")  # so that an interrupted fetch need not wait for the answer
+        except TransportError:
             return Refreshed(says=AkoolSays.NOTHING, trouble="the time for this video was over.")
         except Exception as error:
             raise _unexpected(request, error) from error

@@ -15,11 +15,11 @@ import pytest
 from akool_dagster.api import AkoolClient
 from akool_dagster.clock import Deadline
 from akool_dagster.emulator import FAULT_KINDS, AkoolEmulator, EmulatedJob, Endpoint
+from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.ledger import Job, JobLedger, TrackRequest, VideoState
 from akool_dagster.polling import run_poll_pass
 from akool_dagster.storage import StorageRoot
 from akool_dagster.tables import VIDEOS, build_table
-from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fetch import FetchLimits
 from akool_dagster.videos.landing import VideoLanding, VideoLandingReport
 from akool_dagster.videos.schedule import FEWEST_ATTEMPTS
@@ -53,10 +53,10 @@ EXPECTED = {
     "latency": Expected(video="stored", options={"seconds": 2.0}),
     "reset": Expected(error=BROKE_OFF),
     "reset_body": Expected(error=BROKE_OFF),
-    "timeout": Expected(error=BROKE_OFF, seconds_per_file=0.2),
+    "timeout": Expected(error="took too long", seconds_per_file=0.2),
     "short_body": Expected(error=BROKE_OFF),
     "short_body_unsized": Expected(error="video"),
-    "slow_drip": Expected(error="took too long"),
+    "slow_drip": Expected(error="stalled"),
     "oversized": Expected(error="more than the limit", options={"bytes": MOST_BYTES + 1}, waits_seconds=3600),
     "429": Expected(error="HTTP 429"),
     "500": Expected(error="HTTP 500"),

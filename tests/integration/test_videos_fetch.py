@@ -37,7 +37,7 @@ from tests.video_server import Answer, VideoServer
 
 pytest_plugins = ["tests.integration.object_stores"]
 
-pytestmark = pytest.mark.usefixtures("system_temporary_folder")
+pytestmark = pytest.mark.usefixtures("system_temporary_folder", "short_slices")
 
 
 @pytest.fixture
@@ -220,31 +220,6 @@ def test_what_runs_when_the_time_is_over_is_finished(fetch: Fetch, server: Video
     assert summary.stored == len(fetch.outcomes) == 2
 
 
-def test_a_video_that_takes_too_long_is_interrupted_and_the_next_one_is_fetched(
-    fetch: Fetch, server: VideoServer, root: StorageRoot
-) -> None:
-    hold = threading.Event()
-    server.answers["/slow"] = Answer(body=render_video(), hold=hold)
-    server.serve("/good", render_video())
-
-    def release(outcome: Outcome) -> None:
-        hold.set()
-        fetch.hear(outcome)
-
-    fetch(
-        requested("slow", server.url("/slow"), expires_at_ms=1),
-        requested("good", server.url("/good"), expires_at_ms=2),
-        threads=1,
-        clock=held_clock(server, hold),
-        seconds_per_file=60.0,
-        on_outcome=release,
-    )
-    assert not server.gave_up
-    assert fetch.failed("slow").retryable
-    assert fetch.stored("good")
-    assert files_below(root) == [f"{FOLDER}/good.mp4"]
-
-
 def test_progress_is_told_at_its_pace_with_what_is_left(fetch: Fetch, server: VideoServer) -> None:
     hold = threading.Event()
     clock = held_clock(server, hold)
@@ -328,7 +303,7 @@ def interrupt_by_progress(fetch: Fetch, server: VideoServer) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("interruption", [interrupt_by_clock, interrupt_by_ledger, interrupt_by_progress])
-def test_an_interruption_ends_running_downloads_at_once_and_leaves_no_temporary_file(
+def test_an_interruption_ends_running_downloads_and_leaves_no_temporary_file(
     interruption: Callable[[Fetch, VideoServer], dict[str, Any]],
     fetch: Fetch,
     server: VideoServer,

@@ -10,12 +10,12 @@ from typing import BinaryIO
 import pytest
 
 from akool_dagster.api import AkoolClient
+from akool_dagster.http.bounds import LowSpeedLimit
 from akool_dagster.ledger import JobState, LeaseLostError, VideoState
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot
 from akool_dagster.tables import VIDEOS, build_table
 from akool_dagster.videos.fetch import Progress
 from akool_dagster.videos.landing import VideoLandingReport, progress_line
-from akool_dagster.videos.stall import MinimumPace
 from tests.clock import FakeClock
 from tests.integration.video_landings import DAY, IDS, Landing, WallClock, path_of
 from tests.scripted_api import FIRST_SECOND, job_id
@@ -296,8 +296,8 @@ def test_the_lease_is_looked_at_all_the_while(land: Landing) -> None:
         checks += 1
 
     land.before_effect = count
-    pace = MinimumPace(over_seconds=1e9)
-    assert land(run_seconds=1e9, seconds_per_file=1e9, minimum_pace=pace).stored == 4
+    low_speed = LowSpeedLimit(seconds=1e9)
+    assert land(run_seconds=1e9, seconds_per_file=1e9, low_speed=low_speed).stored == 4
     lines = sum(" of 4 videos, " in line for line in land.log)
     assert lines > 0
     assert checks == 4 * 2 + lines

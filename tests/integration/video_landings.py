@@ -10,10 +10,10 @@ from typing import Any
 from akool_dagster.api import AkoolClient, ApiKey
 from akool_dagster.clock import Deadline, SystemClock
 from akool_dagster.emulator import AkoolEmulator, EmulatedJob
+from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.ledger import Answered, Job, JobLedger, JobState, TrackRequest
 from akool_dagster.polling import look_again_ms, run_poll_pass
 from akool_dagster.storage import StorageRoot
-from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fetch import FetchLimits
 from akool_dagster.videos.landing import VideoLanding, VideoLandingReport
 from akool_dagster.videos.schedule import FEWEST_ATTEMPTS

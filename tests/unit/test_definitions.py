@@ -14,9 +14,9 @@ import pytest
 import akool_dagster
 import example_repo
 from akool_dagster import TABLES, AkoolResource, JobLedgerResource, ParquetIOManager, build_akool_definitions
+from akool_dagster.http.bounds import LowSpeedLimit
 from akool_dagster.resources import VideoStoreResource
 from akool_dagster.videos.fetch import FetchLimits
-from akool_dagster.videos.stall import MinimumPace
 from example_repo.usage import credits_by_day
 
 SECRET = "MARKED-SECRET-4711"
@@ -178,9 +178,9 @@ def test_every_limit_of_downloads_can_be_set_and_reaches_them() -> None:
         stall_bytes_per_second=1004.0,
         reserve_bytes=1005,
     )
-    pace = MinimumPace(bytes_per_s=1004.0, over_seconds=1003.0)
+    low_speed = LowSpeedLimit(bytes_per_second=1004.0, seconds=1003.0)
     assert store.limits() == FetchLimits(
-        threads=3, max_bytes=1001, seconds_per_file=1002.0, minimum_pace=pace, reserve_bytes=1005
+        threads=3, max_bytes=1001, seconds_per_file=1002.0, low_speed=low_speed, reserve_bytes=1005
     )
 
 

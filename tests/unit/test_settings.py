@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from akool_dagster.api.base_url import DEFAULT_BASE_URL
 from akool_dagster.ledger import LedgerUrlError
 from akool_dagster.ledger.database import parse_ledger_url
-from akool_dagster.settings import DEFAULT_BASE_URL, SettingsError, ledger_url_from, settings_from
+from akool_dagster.settings import SettingsError, ledger_url_from, settings_from
 from akool_dagster.storage import StorageError, StorageRoot
 
 HOME = {"DAGSTER_HOME": "/srv/dagster"}

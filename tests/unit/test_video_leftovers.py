@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from akool_dagster.http.bounds import LowSpeedLimit
 from akool_dagster.ledger.leases import IDLE_SECONDS
 from akool_dagster.ledger.records import LEASE_MS
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.leftovers import MOST_FOLDERS, STALE_SECONDS, folders_to_clean, remove_leftovers
-from akool_dagster.videos.transport import READ_SECONDS
 from tests.clock import FakeClock
 
 FOLDER = "akool/videos"
@@ -41,7 +41,7 @@ def test_every_folder_has_its_turn() -> None:
 
 def test_nothing_counts_as_left_that_a_live_lease_could_still_be_writing() -> None:
     assert STALE_SECONDS > IDLE_SECONDS + LEASE_MS / 1000
-    assert STALE_SECONDS > READ_SECONDS
+    assert LowSpeedLimit().seconds < STALE_SECONDS
 
 
 def leave(path: Path, clock: FakeClock, age: float) -> None:

@@ -1,4 +1,4 @@
-"""Which addresses a video may be fetched from. URLs come from outside and must not reach into our network."""
+"""URLs taken apart, and the policy of which may be connected to: a foreign URL must not reach into our network."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from urllib3.exceptions import LocationParseError
-from urllib3.util import Url, parse_url
+from urllib3.util import parse_url
 
-from akool_dagster.videos.errors import RefusedAddressError
+from akool_dagster.http.errors import RefusedAddressError
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -43,21 +43,14 @@ def resolve(host: str, port: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckedAddress:
-    """A URL taken apart, with the addresses that were checked: those are connected to, not the name again."""
+class Target:
+    """A URL taken apart."""
 
     scheme: str
     host: str
     port: int
-    target: str
+    path: str
     """Path and query, as they go into the request line."""
-    addresses: tuple[str, ...]
-
-    @property
-    def host_header(self) -> str:
-        """The value of the ``Host`` header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 class AddressPolicy:
@@ -75,37 +68,45 @@ class AddressPolicy:
         *,
         resolver: Resolver = resolve,
     ) -> None:
-        self._api_base = _origin(_parsed(api_base_url))
+        base = parse_target(api_base_url)
+        self._api_base = (base.scheme, base.host, base.port)
         self._allowed_hosts = frozenset(host.lower().rstrip(".") for host in allowed_hosts)
         self._allowed_networks = tuple(ipaddress.ip_network(network) for network in allowed_networks)
         self._resolver = resolver
 
-    def check(self, url: str) -> CheckedAddress:
-        """Resolve a URL's host and return what may be connected to.
+    def check(self, url: str) -> Target:
+        """Take a URL apart, without resolving its host. Raises `RefusedAddressError` for one that is refused."""
+        target = parse_target(url)
+        if not self._is_trusted(target):
+            if target.scheme != "https":
+                raise RefusedAddressError(f"{target.host} is refused: the URL is not https.")
+            if target.port != DEFAULT_PORTS["https"]:
+                raise RefusedAddressError(
+                    f"{target.host} is refused: port {target.port} is not {DEFAULT_PORTS['https']}."
+                )
+        return target
 
-        Raises `RefusedAddressError` for a URL or an address that is refused, and `OSError` when the name does
-        not resolve at the moment. One refused address among several refuses the host: mixed answers are how a
-        name is turned against its reader.
+    def resolve(self, target: Target) -> tuple[str, ...]:
+        """Resolve a checked target's host and return the addresses that may be connected to.
+
+        Raises `RefusedAddressError` for an address that is refused, and `OSError` when the name does not resolve at
+        the moment. One refused address among several refuses the host: an attacker's name server mixes its answers.
         """
-        parsed = _parsed(url)
-        scheme, host, port = _origin(parsed)
-        trusted = (scheme, host, port) == self._api_base or host in self._allowed_hosts
-        if not trusted and scheme != "https":
-            raise RefusedAddressError(f"{host} is refused: the URL is not https.")
-        if not trusted and port != DEFAULT_PORTS[scheme]:
-            raise RefusedAddressError(f"{host} is refused: port {port} is not {DEFAULT_PORTS[scheme]}.")
         try:
-            addresses = tuple(self._resolver(host, port))
+            addresses = tuple(self._resolver(target.host, target.port))
         except UnicodeError:
             raise RefusedAddressError("The URL's host is not a host name.") from None
         if not addresses:
-            raise OSError(f"{host} has no address.")
+            raise OSError(f"{target.host} has no address.")
         for address in addresses:
-            if not (trusted or is_public(address) or self._is_allowed(address)):
+            if not (self._is_trusted(target) or is_public(address) or self._is_allowed(address)):
                 raise RefusedAddressError(
-                    f"{host} is refused: {address} is not a public address. If it is yours, allow the host."
+                    f"{target.host} is refused: {address} is not a public address. If it is yours, allow the host."
                 )
-        return CheckedAddress(scheme=scheme, host=host, port=port, target=parsed.request_uri, addresses=addresses)
+        return addresses
+
+    def _is_trusted(self, target: Target) -> bool:
+        return (target.scheme, target.host, target.port) == self._api_base or target.host in self._allowed_hosts
 
     def _is_allowed(self, address: str) -> bool:
         reached = _reached(address)
@@ -130,7 +131,7 @@ def is_public(address: str) -> bool:
 def host_of(url: str) -> str:
     """Return a URL's host, as it is compared and shown; an empty text for what is no URL with a host."""
     try:
-        return _origin(_parsed(url))[1]
+        return parse_target(url).host
     except RefusedAddressError:
         return ""
 
@@ -145,21 +146,18 @@ def _reached(address: str) -> IPv4Address | IPv6Address:
     return tunnelled or parsed
 
 
-def _parsed(url: str) -> Url:
+def parse_target(url: str) -> Target:
+    """Take an http or https URL apart. Raises `RefusedAddressError` for anything else, and for user information."""
     if any(character.isspace() or not character.isprintable() or character == "\\" for character in url):
         raise RefusedAddressError("The URL has a character in it that no URL has.")
     try:
         parsed = parse_url(url)
     except LocationParseError:
         raise RefusedAddressError("The URL cannot be understood.") from None
-    if parsed.scheme not in DEFAULT_PORTS or not parsed.host:
+    scheme = parsed.scheme or ""
+    if scheme not in DEFAULT_PORTS or not parsed.host:
         raise RefusedAddressError("The URL is not an http or https URL with a host.")
     if parsed.auth is not None:
         raise RefusedAddressError(f"{parsed.host} is refused: the URL has user information in it.")
-    return parsed
-
-
-def _origin(parsed: Url) -> tuple[str, str, int]:
-    scheme = parsed.scheme or ""
-    host = (parsed.host or "").strip("[]").rstrip(".").lower()
-    return scheme, host, parsed.port or DEFAULT_PORTS[scheme]
+    host = parsed.host.strip("[]").rstrip(".").lower()
+    return Target(scheme=scheme, host=host, port=parsed.port or DEFAULT_PORTS[scheme], path=parsed.request_uri)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from akool_dagster.videos.addresses import AddressPolicy, is_public, resolve
-from akool_dagster.videos.errors import RefusedAddressError
+from akool_dagster.http.addresses import AddressPolicy, is_public, resolve
+from akool_dagster.http.errors import RefusedAddressError
+from tests.unit.http.test_addresses import checked
 
 API = "https://openapi.akool.com"
 PUBLIC = "93.184.216.34"
@@ -46,7 +47,7 @@ def numeric(host: str, port: int) -> Sequence[str]:
 def refused(url: str, policy: AddressPolicy | None = None) -> None:
     """Require that a URL leads nowhere: refused, or a name that no resolver knows."""
     with pytest.raises((RefusedAddressError, OSError)):
-        (policy or AddressPolicy(API, resolver=numeric)).check(url)
+        checked(policy or AddressPolicy(API, resolver=numeric), url)
 
 
 @given(INNER)
@@ -162,13 +163,13 @@ def test_no_trick_with_the_authority_reaches_this_machine(url: str) -> None:
 )
 def test_only_http_and_https_are_schemes(scheme: str, rest: str) -> None:
     with pytest.raises(RefusedAddressError):
-        AddressPolicy(API, resolver=lambda host, port: [PUBLIC]).check(f"{scheme}:{rest}")
+        checked(AddressPolicy(API, resolver=lambda host, port: [PUBLIC]), f"{scheme}:{rest}")
 
 
 @pytest.mark.parametrize("port", [1, 22, 25, 80, 6379, 8443, 65535])
 def test_no_other_port_than_that_of_https_is_reached(port: int) -> None:
     with pytest.raises(RefusedAddressError, match="port"):
-        AddressPolicy(API, resolver=lambda host, port: [PUBLIC]).check(f"https://cdn.example:{port}/v.mp4")
+        checked(AddressPolicy(API, resolver=lambda host, port: [PUBLIC]), f"https://cdn.example:{port}/v.mp4")
 
 
 @given(st.text(max_size=40), st.sampled_from(["https://{}", "https://{}/v.mp4", "https://{}@cdn.example/", "{}"]))
@@ -185,14 +186,14 @@ def test_whatever_is_written_the_checked_addresses_are_public(text: str, form: s
             return [PUBLIC]
 
     try:
-        checked = AddressPolicy(API, resolver=lying).check(url)
+        target, addresses = checked(AddressPolicy(API, resolver=lying), url)
     except RefusedAddressError:
         return
-    assert all(is_public(address) for address in checked.addresses)
-    assert (checked.scheme, checked.port, asked) == ("https", 443, [checked.host])
-    assert checked.addresses
+    assert all(is_public(address) for address in addresses)
+    assert (target.scheme, target.port, asked) == ("https", 443, [target.host])
+    assert addresses
 
 
 def test_a_resolver_that_finds_nothing_is_as_good_as_none() -> None:
     with pytest.raises(OSError, match="no address"):
-        AddressPolicy(API, resolver=lambda host, port: []).check("https://cdn.example/v.mp4")
+        checked(AddressPolicy(API, resolver=lambda host, port: []), "https://cdn.example/v.mp4")

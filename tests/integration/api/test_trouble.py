@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 
 import pytest
-import requests
 
 from akool_dagster.api import (
     AkoolAccountError,
@@ -192,7 +191,7 @@ def test_a_stalled_answer_is_given_up_at_the_deadline(server: ScriptedServer, co
     system = SystemClock()
     client = connect(clock=system, read_timeout=30)
     try:
-        with pytest.raises(AkoolDeadlineError, match="ReadTimeout"):
+        with pytest.raises(AkoolDeadlineError, match="took too long"):
             client.results([ID], deadline=Deadline(system, 0.2))
     finally:
         released.set()
@@ -203,44 +202,8 @@ def test_the_read_timeout_holds_without_a_deadline(server: ScriptedServer, conne
     released = threading.Event()
     server.script = [stall(released)]
     try:
-        with pytest.raises(AkoolTransientError, match="ReadTimeout"):
+        with pytest.raises(AkoolTransientError, match=r"sent nothing for 0\.05 s"):
             connect(read_timeout=0.05, attempts=1).results([ID])
-    finally:
-        released.set()
-
-
-@pytest.mark.parametrize("own_session", [True, False], ids=["our session", "the caller's session"])
-def test_a_dripping_answer_does_not_outlive_the_deadline(
-    server: ScriptedServer, connect: Connect, clock: FakeClock, own_session: bool
-) -> None:
-    def drip(handler: BaseHTTPRequestHandler) -> None:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-        for _ in range(100_000):
-            clock.advance(1)
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-
-    server.script = [Answer(act=drip)]
-    with requests.Session() as session, pytest.raises(AkoolDeadlineError, match="ran out"):
-        connect(session=None if own_session else session).results([ID], deadline=Deadline(clock, 45))
-
-
-def test_a_pause_in_the_body_is_cut_to_what_is_left(server: ScriptedServer, connect: Connect, clock: FakeClock) -> None:
-    released = threading.Event()
-    raw = json.dumps(OK).encode()
-
-    def pause(handler: BaseHTTPRequestHandler) -> None:
-        clock.advance(44.9)
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(raw), raw[:10]))
-        handler.wfile.flush()
-        released.wait(5)  # with the full read timeout the client would get the rest, and no error
-        handler.wfile.write(raw[10:])
-
-    server.script = [Answer(act=pause)]
-    client = connect(read_timeout=30, attempts=1)
-    try:
-        with pytest.raises(AkoolTransientError, match="ReadTimeout"):
-            client.results([ID], deadline=Deadline(clock, 45))
     finally:
         released.set()
 

@@ -40,14 +40,6 @@ def test_a_throttle_keeps_its_wait_through_pickling() -> None:
     assert pickle.loads(pickle.dumps(AkoolThrottledError("slow", retry_after=7.5))).retry_after == 7.5  # noqa: S301
 
 
-def test_only_errors_that_pass_by_themselves_are_retryable() -> None:
-    assert {leaf.__name__ for leaf in LEAVES if leaf.retryable} == {
-        "AkoolThrottledError",
-        "AkoolTransientError",
-        "AkoolDeadlineError",
-    }
-
-
 def test_a_url_in_a_message_loses_its_query_and_user_info() -> None:
     error = AkoolError("cannot reach https://user:hunter2@api.example/v4?token=hunter2#hunter2 today")
     assert str(error) == "cannot reach https://api.example/v4 today"

@@ -1,10 +1,9 @@
-"""Takes secrets out of what Akool echoes: query strings and user-info of URLs, and the path of webhooks."""
+"""Takes secrets out of text: query strings and user-info of URLs, and the path of webhooks."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable
 
 REDACTED = "[redacted]"
 
@@ -14,6 +13,10 @@ REDACTED = "[redacted]"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s\"<>]*")
 _AUTHORITY = re.compile(r"(?<=://)[^/\\?#]*")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s@:\[\]\"<>]*)(?::[0-9]*)?")
+# Nearly every URL begins so, and needs none of the slower looks below.
+_PLAIN_HOST = r"[A-Za-z][A-Za-z0-9+.\-]*://[A-Za-z0-9.\-]+(?::[0-9]+)?"
+_PLAIN_WEBHOOK = re.compile(_PLAIN_HOST + r"(?=[/?#]|\Z)")
+_PLAIN_URL = re.compile(_PLAIN_HOST + r"(?:/[^?#:\\]*)?(?=[?#]|\Z)")
 _URL_FIELD = re.compile(r"ur[li]s?$", re.IGNORECASE)
 _WEBHOOK_FIELD = re.compile(r"(?:webhook|(?:webhook|callback|notify)ur[li])s?")
 
@@ -29,6 +32,8 @@ def _host_only(authority: re.Match[str]) -> str:
 
 def redact_url(url: str) -> str:
     """Return the URL without query, fragment and user-info; a host that cannot be one is hidden too."""
+    if plain := _PLAIN_URL.match(url):
+        return plain[0]
     kept = _without_query(url)
     if "://" in kept:
         # Every authority, not only the first: "https://proxy.example/https://user:secret@host/" has two.
@@ -45,6 +50,8 @@ def redact_text(text: str) -> str:
 
 def redact_webhook(url: str) -> str:
     """Return ``scheme://host[:port]`` of a webhook, whose path is often its secret; hide what is no URL."""
+    if plain := _PLAIN_WEBHOOK.match(url):
+        return plain[0]
     if not url.strip():
         return url
     scheme, separator, rest = redact_url(url.strip()).partition("://")
@@ -54,37 +61,9 @@ def redact_webhook(url: str) -> str:
     return REDACTED
 
 
-def redact_row(row: Mapping[str, object]) -> dict[str, object]:
-    """Return a raw API row without secrets.
-
-    A webhook keeps scheme and host, ``video_url`` stays as it is, every other string anywhere in the row
-    loses the query and user-info of its URLs, and all other values are exactly as sent.
-    """
-    return {
-        redact_text(key): value if key == "video_url" else _redact(value, _string_rule(key))
-        for key, value in row.items()
-    }
-
-
-@lru_cache(maxsize=256)  # the same two dozen names in every row
-def _string_rule(key: str) -> Callable[[str], str]:
-    if _WEBHOOK_FIELD.fullmatch(re.sub(r"[^a-z]", "", key.lower())):
+def redaction_for(field: str) -> Callable[[str], str]:
+    """Return how to redact the texts of a field, by its name: as a webhook, as one URL, or as free text."""
+    if _WEBHOOK_FIELD.fullmatch(re.sub(r"[^a-z]", "", field.lower())):
         return redact_webhook
-    # A field that holds one URL is cut as a whole: a blank in its path must not let the query behind it
-    # survive.
-    return redact_url if _URL_FIELD.search(key) else redact_text
-
-
-def _redact(value: object, rule: Callable[[str], str]) -> object:
-    if isinstance(value, str):
-        return rule(value)
-    if value is None or isinstance(value, int | float):  # before the slower look at abstract types
-        return value
-    if isinstance(value, Mapping):
-        return {
-            redact_text(key): _redact(inner, rule if rule is redact_webhook else _string_rule(key))
-            for key, inner in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [_redact(inner, rule) for inner in value]
-    return value
+    # A field that holds one URL is cut as a whole: a blank in its path must not let the query behind it survive.
+    return redact_url if _URL_FIELD.search(field) else redact_text

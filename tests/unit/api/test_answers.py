@@ -1,4 +1,4 @@
-"""How one HTTP answer is judged."""
+"""How one HTTP answer is classified."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akool_dagster.api.answers import HttpAnswer, judge, retry_after_seconds
+from akool_dagster.api.answers import HttpAnswer, classify_response, retry_after_seconds
 from akool_dagster.api.codes import CODES, CodeFact, Reaction
 from akool_dagster.api.errors import (
     AkoolAccountError,
@@ -26,7 +26,7 @@ NOW_MS = 1_760_000_000_000  # 2025-10-09 08:53:20 UTC
 
 def verdict(status: int, body: object, retry_after: str | None = None) -> Mapping[str, object] | AkoolError:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return judge(HttpAnswer(status, raw, retry_after), now_ms=NOW_MS, variables="AKOOL_API_KEY")
+    return classify_response(HttpAnswer(status, raw, retry_after), now_ms=NOW_MS, variables="AKOOL_API_KEY")
 
 
 @pytest.mark.parametrize("code", [1000, "1000"])
@@ -107,7 +107,9 @@ def test_a_credentials_error_names_the_variable_to_fix() -> None:
 
 def test_what_the_server_says_is_quoted_after_secrets_are_taken_out_and_never_formatted() -> None:
     answer = HttpAnswer(200, json.dumps({"code": 1109, "msg": "no {variables} for S3CR3T {0}"}).encode())
-    error = judge(answer, now_ms=NOW_MS, variables="V", conceal=lambda text: text.replace("S3CR3T", "[hidden]"))
+    error = classify_response(
+        answer, now_ms=NOW_MS, variables="V", redact=lambda text: text.replace("S3CR3T", "[hidden]")
+    )
     assert isinstance(error, AkoolError)
     assert 'saying "no {variables} for [hidden] {0}"' in error.message
 
@@ -141,5 +143,5 @@ def test_a_nonsense_retry_after_is_ignored_and_not_raised(header: str) -> None:
 
 
 @given(st.integers(100, 599), st.binary())
-def test_no_answer_makes_the_judge_fail(status: int, body: bytes) -> None:
+def test_no_answer_makes_the_classification_fail(status: int, body: bytes) -> None:
     assert isinstance(verdict(status, body), AkoolError)

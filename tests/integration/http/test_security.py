@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from akool_dagster.api import AkoolClient, AkoolError, AkoolTransientError, ApiKey, ClientCredentials
 from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.http import addresses
+from akool_dagster.http.addresses import AddressPolicy
+from akool_dagster.http.bounds import Bounds
+from akool_dagster.http.errors import RefusedAddressError, TransportError
+from akool_dagster.http.transport import HttpTransport, trusted_context
 from akool_dagster.storage import StorageRoot
-from akool_dagster.videos import addresses
-from akool_dagster.videos import transport as video_transport
-from akool_dagster.videos.addresses import AddressPolicy
-from akool_dagster.videos.errors import DownloadError, RefusedAddressError
+from akool_dagster.videos.download import HEADERS
 from akool_dagster.videos.fetch import Outcome, VideoRequest, fetch_videos
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
-from akool_dagster.videos.transport import VideoTransport
 from tests.api_server import Answer as ApiAnswer
 from tests.api_server import ScriptedServer, serve
 from tests.certificates import make_certificate, server_context
@@ -63,7 +63,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    video_transport._default_ssl_context.cache_clear()
+    trusted_context.cache_clear()
 
 
 @pytest.fixture
@@ -85,9 +85,10 @@ def credit(base_url: str, **options: Any) -> float:
         return client.credit()
 
 
-def download(transport: VideoTransport, url: str) -> bytes:
-    with closing(transport), transport.get(url, Deadline(FakeClock(), 60)) as response:
-        return b"".join(response.chunks)
+def download(transport: HttpTransport, url: str) -> bytes:
+    bounds = Bounds(deadline=Deadline(FakeClock(), 60))
+    with closing(transport), transport.request("GET", url, bounds=bounds, headers=HEADERS, redirects=5) as response:
+        return response.read(1000)
 
 
 # --- who is believed ---
@@ -114,46 +115,22 @@ def test_no_environment_makes_an_unknown_server_be_believed(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(AkoolTransientError, match=r"CERTIFICATE_VERIFY_FAILED|CA certificate bundle"):
+    with pytest.raises(AkoolError, match=r"CERTIFICATE_VERIFY_FAILED|REQUESTS_CA_BUNDLE"):
         credit(f"https://127.0.0.1:{tls_server.port}")
     policy = AddressPolicy("https://api.example", ["127.0.0.1"])
-    with pytest.raises((DownloadError, OSError)):
-        download(VideoTransport(policy), f"https://127.0.0.1:{tls_server.port}/v.mp4")
+    with pytest.raises((TransportError, OSError)):
+        download(HttpTransport(policy), f"https://127.0.0.1:{tls_server.port}/v.mp4")
     assert tls_server.requests == []
-
-
-def test_no_session_of_the_callers_switches_verification_off(tls_server: VideoServer) -> None:
-    url = f"https://127.0.0.1:{tls_server.port}"
-    with requests.Session() as session:
-        session.verify = False
-        for trust in (True, False):
-            session.trust_env = trust
-            with pytest.raises(AkoolTransientError, match="CERTIFICATE_VERIFY_FAILED"):
-                credit(url, session=session)
-    assert tls_server.requests == []
-
-
-@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-def test_a_connection_that_somebody_else_made_without_verifying_is_not_used(tls_server: VideoServer) -> None:
-    url = f"https://127.0.0.1:{tls_server.port}"
-    with requests.Session() as session:
-        session.get(f"{url}/v.mp4", verify=False, timeout=5)
-        with pytest.raises(AkoolTransientError, match="CERTIFICATE_VERIFY_FAILED"):
-            credit(url, session=session)
-    assert len(tls_server.requests) == 1
 
 
 def test_a_ca_of_ones_own_is_believed_where_it_is_named(
     tls_server: VideoServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"https://127.0.0.1:{tls_server.port}"
-    with requests.Session() as session:
-        session.verify = str(certificate)
-        assert credit(url, session=session) == 7
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     assert credit(url) == 7
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    assert download(VideoTransport(AddressPolicy(url)), f"{url}/v.mp4") == b"video"
+    assert download(HttpTransport(AddressPolicy(url)), f"{url}/v.mp4") == b"video"
 
 
 def test_a_certificate_for_another_host_is_not_believed(
@@ -165,8 +142,8 @@ def test_a_certificate_for_another_host_is_not_believed(
         url = f"https://127.0.0.1:{server.port}"
         with pytest.raises(AkoolTransientError, match=r"certificate is not valid for|mismatch"):
             credit(url)
-        with pytest.raises(DownloadError, match="SSLError"):
-            download(VideoTransport(AddressPolicy(url)), f"{url}/v.mp4")
+        with pytest.raises(TransportError, match="SSLError"):
+            download(HttpTransport(AddressPolicy(url)), f"{url}/v.mp4")
     assert server.requests == []
 
 
@@ -240,19 +217,15 @@ def no_such_host(*_: object, **__: object) -> None:
     raise socket.gaierror(socket.EAI_NONAME, "no such host")
 
 
-@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy", "ALL_PROXY", None])
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy", "ALL_PROXY"])
 def test_nothing_on_this_machine_is_asked_through_a_proxy(
-    api_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, variable: str | None
+    api_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     api_server.script = [ApiAnswer({"code": 1000, "data": {"credit": 7}})]
     for proxy in serve():
-        with requests.Session() as session:
-            if variable is None:
-                session.proxies = {"http": proxy.url, "all": proxy.url}
-            else:
-                monkeypatch.setenv(variable, proxy.url)
-            monkeypatch.setenv("no_proxy", "elsewhere.example")
-            assert credit(api_server.url, session=session) == credit(api_server.url) == 7
+        monkeypatch.setenv(variable, proxy.url)
+        monkeypatch.setenv("no_proxy", "elsewhere.example")
+        assert credit(api_server.url) == 7
         assert proxy.seen == []
 
 
@@ -307,21 +280,21 @@ def test_a_name_that_is_rebound_after_the_check_leads_nowhere_else(
         asked.append(host)
         return rebound(host, port)
 
-    transport = VideoTransport(open_policy(resolver), ssl_context=believing)
+    transport = HttpTransport(open_policy(resolver), ssl_context=believing)
     assert download(transport, "https://cdn.example/v.mp4") == b"video"
     assert asked == ["cdn.example"]
     assert connections == [("127.0.0.1", tls_server.port)]
     with pytest.raises(RefusedAddressError, match=r"127\.0\.0\.2"):
-        download(VideoTransport(open_policy(resolver), ssl_context=believing), "https://cdn.example/v.mp4")
+        download(HttpTransport(open_policy(resolver), ssl_context=believing), "https://cdn.example/v.mp4")
     assert connections == [("127.0.0.1", tls_server.port)]
 
 
 @pytest.mark.usefixtures("public_port")
-def test_a_name_that_is_rebound_before_a_redirect_to_itself_is_refused(
+def test_a_redirect_of_a_rebound_name_to_itself_is_refused_on_a_new_connection(
     tls_server: VideoServer, believing: ssl.SSLContext, connections: list[tuple[str, int]]
 ) -> None:
-    tls_server.answers["/moved"] = Answer(status=302, headers={"Location": "/v.mp4"})
-    transport = VideoTransport(open_policy(resolving(["127.0.0.1"], ["127.0.0.2"])), ssl_context=believing)
+    tls_server.answers["/moved"] = Answer(status=302, headers={"Location": "/v.mp4"}, length=None)
+    transport = HttpTransport(open_policy(resolving(["127.0.0.1"], ["127.0.0.2"])), ssl_context=believing)
     with pytest.raises(RefusedAddressError, match=r"127\.0\.0\.2"):
         download(transport, "https://cdn.example/moved")
     assert connections == [("127.0.0.1", tls_server.port)]
@@ -371,7 +344,7 @@ def test_no_redirect_reaches_inside_whoever_sends_it(
         f"https://api.example:{tls_server.port}", ["allowed.example"], ["127.0.0.1/32"], resolver=resolver
     )
     with pytest.raises(RefusedAddressError):
-        download(VideoTransport(policy, ssl_context=believing), f"https://{start}/moved")
+        download(HttpTransport(policy, ssl_context=believing), f"https://{start}/moved")
     assert connections == [("127.0.0.1", tls_server.port)]
 
 
@@ -389,8 +362,8 @@ def test_the_head_of_a_videos_answer_has_a_limit(text: bytes, times: int) -> Non
 
     for server in serve():
         server.script = [ApiAnswer(act=act)]
-        with pytest.raises(DownloadError, match="broke off"):
-            download(VideoTransport(AddressPolicy(server.url)), f"{server.url}/v.mp4")
+        with pytest.raises(TransportError, match="broke off"):
+            download(HttpTransport(AddressPolicy(server.url)), f"{server.url}/v.mp4")
 
 
 def test_an_error_that_nobody_foresaw_is_logged_without_the_signature(
