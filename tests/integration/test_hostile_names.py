@@ -14,6 +14,7 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 import pytest
+from akool_dagster.landing import Granularity, PartitionGrid
 from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,6 @@ from akool_dagster import AkoolResource, JobLedger, JobLedgerResource, TrackRequ
 from akool_dagster.cli import main
 from akool_dagster.io_manager import ParquetIOManager
 from akool_dagster.job_ids import JOB_ID_PATTERN
-from akool_dagster.landing import Granularity, PartitionGrid
 from akool_dagster.ledger.errors import InvalidJobError
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.store import VideoRequest, video_path

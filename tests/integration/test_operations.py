@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from akool_dagster.ledger.restoring import Outcome
 
 from akool_dagster import TABLES, JobLedger
 from akool_dagster.ledger import Missed, Unreadable
 from akool_dagster.ledger.records import KnownLanding, VideoFailure
-from akool_dagster.ledger.restoring import Outcome
 from akool_dagster.ledger.schema import VERSION_TABLE
 from akool_dagster.operations.adopt import plan_adoption
-from akool_dagster.storage.marker import Mark, OwnershipError, read_mark, write_mark
 from akool_dagster.storage import StorageRoot
+from akool_dagster.storage.marker import Mark, OwnershipError, read_mark, write_mark
 from tests.clock import FakeClock
 from tests.integration.ledger_words import ACCOUNT, DAY, HOUR, NOW, execute, job_of, object_id, record, track
 from tests.integration.operations_words import (

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from akool_dagster.landing import Granularity
+from akool_dagster.ledger.restoring import Outcome
+from akool_dagster.operations.restore import restore
 
 from akool_dagster import TABLES, JobLedger
-from akool_dagster.landing import Granularity
 from akool_dagster.ledger.records import KnownLanding, VideoFailure
-from akool_dagster.ledger.restoring import Outcome
 from akool_dagster.operations.check import CheckReport
 from akool_dagster.operations.findings import Finding, Level
-from akool_dagster.operations.restore import restore
 from akool_dagster.storage import StorageRoot
 from tests.clock import FakeClock
 from tests.integration.ledger_words import ACCOUNT, DAY, NOW, job_of, lose, object_id, record, track

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from akool_dagster.ledger.restoring import Outcome
 
 from akool_dagster import JobLedger
-from akool_dagster.ledger.restoring import Outcome
-from akool_dagster.storage.marker import OwnershipError
 from akool_dagster.storage import StorageRoot
+from akool_dagster.storage.marker import OwnershipError
 from tests.clock import FakeClock
 from tests.integration.ledger_words import ACCOUNT, DAY, HOUR, NOW, job_of, record, track
 from tests.integration.operations_words import adopted, place, restored, told

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from akool_dagster.landing import Granularity
+from akool_dagster.ledger.restoring import Outcome
+from akool_dagster.operations.restore import RestoreReport, restore
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from akool_dagster import TABLES, JobLedger, TrackRequest
 from akool_dagster.api.models import ResultRow
 from akool_dagster.job_ids import normalise_id
-from akool_dagster.landing import Granularity
 from akool_dagster.ledger import Answered, Job, Missed
 from akool_dagster.ledger.records import FINAL_STATES, VideoFailure
-from akool_dagster.ledger.restoring import Outcome
 from akool_dagster.ledger.transitions import Limits
 from akool_dagster.operations.adopt import adopt, plan_adoption
 from akool_dagster.operations.prune import prune
-from akool_dagster.operations.restore import RestoreReport, restore
 from akool_dagster.polling import observation_of
 from akool_dagster.storage import StorageRoot
 from tests.clock import FakeClock

@@ -13,8 +13,8 @@ from akool_dagster import JobLedger
 from akool_dagster.ledger import VideoState
 from akool_dagster.ledger.records import VideoFailure
 from akool_dagster.operations.adopt import plan_adoption
-from akool_dagster.storage.marker import OwnershipError, read_mark, write_mark
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot
+from akool_dagster.storage.marker import OwnershipError, read_mark, write_mark
 from tests.clock import FakeClock
 from tests.integration.operations.helpers import (
     ALL,

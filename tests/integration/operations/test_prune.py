@@ -9,8 +9,8 @@ import pytest
 from akool_dagster import JobLedger
 from akool_dagster.operations.adopt import plan_adoption
 from akool_dagster.operations.prune import PruneReport, prune
-from akool_dagster.storage.marker import Mark, OwnershipError, write_mark
 from akool_dagster.storage import StorageRoot
+from akool_dagster.storage.marker import Mark, OwnershipError, write_mark
 from tests.clock import FakeClock
 from tests.integration.operations.helpers import (
     ALL,
