@@ -116,7 +116,7 @@ def test_a_store_that_fails_during_a_landing_fails_the_run_and_the_next_one_goes
         assert SECRET_KEY not in reason
     assert path_of("durations") not in object_store.objects()
     with remote.ledger() as ledger:
-        assert ledger.counts("akool").videos == {"pending": 1}
+        assert ledger.account("akool").counts().videos == {"pending": 1}
     object_store.mend()
     free_abandoned_generators(caplog)
     remote.settle()
@@ -124,7 +124,7 @@ def test_a_store_that_fails_during_a_landing_fails_the_run_and_the_next_one_goes
     assert {path_of(table) for table in TABLES} <= set(objects)
     assert objects[f"akool/videos/{DAY}/{JOB}.mp4"] == remote.emulator.video_bytes(JOB)
     with remote.ledger() as ledger:
-        assert ledger.counts("akool").videos == {"stored": 1}
+        assert ledger.account("akool").counts().videos == {"stored": 1}
 
 
 def test_a_video_that_did_not_arrive_whole_is_not_recorded_as_stored(
@@ -137,7 +137,7 @@ def test_a_video_that_did_not_arrive_whole_is_not_recorded_as_stored(
     object_store.break_("HeadObject", say_it_is_empty, when=lambda exchange: exchange.path.endswith(".mp4"))
     assert "0 bytes are there after an upload" in failure_of(remote.land("akool_land_videos", DAY))
     with remote.ledger() as ledger:
-        assert ledger.counts("akool").videos == {"pending": 1}
+        assert ledger.account("akool").counts().videos == {"pending": 1}
 
 
 def test_a_late_older_write_is_refused(remote: Deployment, object_store: ObjectStore) -> None:
