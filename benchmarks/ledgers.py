@@ -46,6 +46,6 @@ def create_ledger(folder: Path, content: Iterable[Job]) -> str:
         connection.execute("PRAGMA synchronous=OFF")
         with connection:
             connection.executemany(insert, map(attrgetter(*jobs.columns.keys()), content))
-            connection.execute("UPDATE akool_ledger SET revision = 1")
+            connection.execute("UPDATE akool_ledger SET version = 1")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return url
