@@ -13,8 +13,7 @@ import akool_dagster
 PACKAGE = Path(akool_dagster.__file__).parent
 SHELL = {"assets", "definitions", "io_manager", "resources", "sensors"}
 """The modules of the Dagster shell; every other one is core."""
-CORE = ["api", "ledger", "polling", "landing", "tables", "storage", "tracking", "settings", "ownership", "cli"]
-CORE += ["landed_files", "ledger_commands", "operations.check", "operations.adopt", "operations.prune"]
+CORE = ["api", "ledger", "polling", "planning", "tables", "storage", "settings", "ownership", "cli", "operations"]
 CORE += ["emulator", "videos.landing", "videos.fetch"]
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
