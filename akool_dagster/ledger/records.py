@@ -157,6 +157,8 @@ class Unanswered:
 
     job_id: str
     error: str
+    others_answered: bool = False
+    """Whether Akool answered for other ids meanwhile: then the trouble is the id's, and a job may grow too old."""
 
 
 Observation = Answered | Missed | Unreadable | Unanswered

@@ -95,7 +95,9 @@ def observe(job: PolledJob, seen: Observation, now_ms: int, polling: Polling, li
     }
     match seen:
         case Unanswered():
-            changes |= {"last_error": seen.error, "last_polled_at": job.last_polled_at}
+            changes |= {"last_error": seen.error}
+            if not seen.others_answered:
+                del changes["last_polled_at"]  # an outage is no look at the job
         case Unreadable():
             changes |= {"misses": 0, "first_missed_at": None, "last_code": None, "last_error": seen.error}
             changes["call_size"] = _doubled(job.call_size, polling.ids_per_request)
@@ -107,8 +109,9 @@ def observe(job: PolledJob, seen: Observation, now_ms: int, polling: Polling, li
             changes |= {"misses": 0, "first_missed_at": None, "last_code": None, "last_error": None}
             changes |= _answered(job, seen, now_ms, 0 if too_old else limits.urlless_polls)
             changes["call_size"] = _doubled(job.call_size, polling.ids_per_request)
-    # A call without an answer says nothing of the job: its end may wait behind an outage.
-    if "state" not in changes and too_old and not isinstance(seen, Unanswered) and _was_too_old(job, now_ms, limits):
+    # No answer during an outage says nothing of the job: its end may wait behind the outage.
+    says_something = not isinstance(seen, Unanswered) or seen.others_answered
+    if "state" not in changes and too_old and says_something and _was_too_old(job, now_ms, limits):
         changes["state"] = JobState.ABANDONED
     return replace(job, **changes)  # type: ignore[arg-type]
 
