@@ -95,7 +95,9 @@ def observe(job: PolledJob, seen: Observation, now_ms: int, polling: Polling, li
     }
     match seen:
         case Unanswered():
-            changes |= {"last_error": seen.error, "last_polled_at": job.last_polled_at}
+            changes |= {"last_error": seen.error}
+            if not seen.others_answered:
+                del changes["last_polled_at"]  # an outage is no look at the job
         case Unreadable():
             changes |= {"misses": 0, "first_missed_at": None, "last_code": None, "last_error": seen.error}
             changes["call_size"] = _doubled(job.call_size, polling.ids_per_request)

@@ -14,7 +14,6 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 import pytest
-from akool_dagster.landing import Granularity, PartitionGrid
 from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from akool_dagster.ownership import Mark, write_mark
 
 from akool_dagster import JobLedger
 from akool_dagster.ledger import Missed, Unreadable, VideoState
@@ -15,7 +16,6 @@ from akool_dagster.ledger.records import VideoFailure
 from akool_dagster.operations.check import CheckReport, check
 from akool_dagster.operations.findings import Level
 from akool_dagster.operations.video_files import reopen_missing
-from akool_dagster.ownership import Mark, write_mark
 from akool_dagster.storage import StorageRoot
 from tests.clock import FakeClock
 from tests.integration.operations.helpers import (

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from akool_dagster.ownership import Mark, OwnershipError, write_mark
 
 from akool_dagster import JobLedger
 from akool_dagster.ledger import InvalidJobError, JobForgottenError
 from akool_dagster.operations.forget import ForgetReport, forget
-from akool_dagster.ownership import Mark, OwnershipError, write_mark
 from akool_dagster.storage import OsFiles, StorageRoot
 from tests.clock import FakeClock
 from tests.integration.operations.helpers import (

@@ -67,7 +67,7 @@ observations: st.SearchStrategy[Observation] = st.one_of(
     ),
     st.builds(Missed, job_id=st.just("a"), code=st.none() | st.just(1003)),
     st.builds(Unreadable, job_id=st.just("a"), error=st.just("odd")),
-    st.builds(Unanswered, job_id=st.just("a"), error=st.just("HTTP 500")),
+    st.builds(Unanswered, job_id=st.just("a"), error=st.just("HTTP 500"), others_answered=st.booleans()),
 )
 
 
@@ -126,7 +126,7 @@ def test_only_a_second_look_past_its_age_abandons_a_job(job: PolledJob, observat
     after = seen(job, observation)
     old_at = job.watched_since + LIMITS.give_up_ms
     may_be_abandoned = old_at <= NOW and job.last_polled_at is not None and job.last_polled_at >= old_at
-    if isinstance(observation, Unanswered) or not may_be_abandoned:
+    if (isinstance(observation, Unanswered) and not observation.others_answered) or not may_be_abandoned:
         assert after.state != JobState.ABANDONED
     else:
         assert after.state != JobState.PENDING
