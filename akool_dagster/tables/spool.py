@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from akool_dagster.ledger.landings import PartitionSnapshot
 from akool_dagster.ledger.schema import jobs
+from akool_dagster.storage import StorageError
 from akool_dagster.tables.columns import FIELD_TYPES, VIDEO_RECORD
 from akool_dagster.tables.merge import UnorderedRowsError
 from akool_dagster.tables.spec import SPOOL_ROWS, TIMESTAMP, TableSpec, project
@@ -94,6 +95,12 @@ class Spool(AbstractContextManager["Spool"]):
         try:
             with _garbage_collection_paused():
                 self._write(snapshot, partition_start_ms)
+        except OSError as error:
+            self._file.close()
+            raise StorageError(
+                f"Cannot write the rows of a landing to {tempfile.gettempdir()}: {error.strerror or error}. Make room "
+                "there, about 600 bytes a job, or let TMPDIR name another folder."
+            ) from error
         except BaseException:
             self._file.close()
             raise
