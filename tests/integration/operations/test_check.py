@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from akool_dagster.ownership import Mark, write_mark
+from akool_dagster.storage.marker import Mark, write_mark
 
 from akool_dagster import JobLedger
 from akool_dagster.ledger import Missed, Unreadable, VideoState

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from akool_dagster.ownership import Mark, OwnershipError, write_mark
+from akool_dagster.storage.marker import Mark, OwnershipError, write_mark
 
 from akool_dagster import JobLedger
 from akool_dagster.ledger import InvalidJobError, JobForgottenError
