@@ -41,6 +41,8 @@ _REASON_FIELDS = (
     "msg",
 )  # sibling tools use these; none is documented for image to video
 _LONGEST_REASON = 500
+# Nearly every URL begins so, and needs no slower look.
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.\-]+(?::[1-5]?[0-9]{1,4})?(?=[/?#]|\Z)")
 
 FIRST_TIMESTAMP = 946_684_800_000
 LAST_TIMESTAMP = 253_402_300_799_999
@@ -76,8 +78,12 @@ def _reason_text(value: object) -> str:
 
 def is_usable_url(url: str | None) -> bool:
     """Return whether this is an http(s) URL with a host."""
+    if url is None:
+        return False
+    if _PLAIN_URL.match(url):
+        return True
     try:
-        parts = urlsplit(url or "")
+        parts = urlsplit(url)
         parts.port  # noqa: B018  (raises for a port that is none)
     except ValueError:
         return False

@@ -5,16 +5,18 @@ from __future__ import annotations
 from akool_dagster.api.models import ResultRow, ResultsAnswer
 from akool_dagster.ledger import Answered, Missed, Observation, Unreadable
 
+FAILED = 4
+
 
 def observation_of(row: ResultRow, now_ms: int) -> Answered:
-    """Return what a row says, as the ledger records it."""
+    """Return what a row says, as the ledger records it. Only a failed job has a failure's reason."""
     return Answered(
         job_id=row.job_id,
         status=row.status,
         payload=row.to_payload(),
         has_video_url=row.has_usable_video_url,
         video_expires_at=row.expires_ms(now_ms),
-        failure_reason=row.failure_reason,
+        failure_reason=row.failure_reason if row.status == FAILED else None,
     )
 
 

@@ -233,37 +233,35 @@ class _PollPass:
 
     def _fail(self, call: Call, error: AkoolError) -> None:
         """Halve the call; conclude what there is to conclude when it asked for one id alone."""
-        is_refusal = isinstance(error, AkoolContentError)
-        is_doubtful = is_refusal and error.code in PERHAPS_THE_ACCOUNT and not self._account_works
         self._last_failure = error
-        self._refusals_alone = self._refusals_alone and is_refusal
+        self._refusals_alone = self._refusals_alone and isinstance(error, AkoolContentError)
         alone = call.jobs[0] if len(call.jobs) == 1 else None
-        is_miss = alone is not None and is_refusal and not is_doubtful
+        is_miss = alone is not None and self._is_miss(error)
         size = self._plan.refused(call) if is_miss else self._plan.failed(call)
         if alone is None or alone.call_size != size:
             self._ledger.set_call_size(call.ids, size)
         if alone is not None:
-            if is_doubtful:
-                self._doubtful[alone.job_id] = error
-            elif is_miss:
-                self._record([Missed(job_id=alone.job_id, code=error.code)])
+            if is_miss or self._account_works:
+                self._record([self._concluded(alone.job_id, error)])
             else:
-                self._record([self._unanswered(alone.job_id, error)])
+                self._doubtful[alone.job_id] = error
         if self._plan.must_stop:
             self._retry_ms = RETRY_AFTER_FAILURES_MS
             self._stop(str(error))
 
-    def _unanswered(self, job_id: str, error: AkoolError) -> Unanswered:
+    def _record_doubtful(self) -> None:
+        """Record the ids whose calls failed before it was clear whether Akool answers this account at all."""
+        self._record([self._concluded(job_id, error) for job_id, error in self._doubtful.items()])
+
+    def _concluded(self, job_id: str, error: AkoolError) -> Observation:
+        """Return what a failed call for one id alone says of the job."""
+        if self._is_miss(error):
+            return Missed(job_id=job_id, code=error.code)
         return Unanswered(job_id=job_id, error=str(error), others_answered=self._account_works)
 
-    def _record_doubtful(self) -> None:
-        """Record the ids that were refused before it was clear whether Akool refuses the account."""
-        self._record(
-            [
-                Missed(job_id=job_id, code=error.code) if self._account_works else self._unanswered(job_id, error)
-                for job_id, error in self._doubtful.items()
-            ]
-        )
+    def _is_miss(self, error: AkoolError) -> bool:
+        """Return whether a failed call for one id alone means that Akool does not have the id."""
+        return isinstance(error, AkoolContentError) and (self._account_works or error.code not in PERHAPS_THE_ACCOUNT)
 
     def _explain(self) -> None:
         """Say why the pass left something due, and why it had no answer if it had none."""
