@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from akool_dagster.base.partitions import Granularity, PartitionGrid
 from akool_dagster.clock import Clock, SystemClock
 from akool_dagster.ledger import AccountLedger
-from akool_dagster.storage.marker import ensure_owner
 from akool_dagster.storage import StorageRoot
+from akool_dagster.storage.marker import ensure_owner
 from akool_dagster.tables import TABLES
 from akool_dagster.tables.files import LandedTable, land
 from akool_dagster.tables.spool import Spool

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from akool_dagster.storage.marker import Mark, write_mark
 
 from akool_dagster import JobLedger
 from akool_dagster.ledger import Missed, Unreadable, VideoState
@@ -17,6 +16,7 @@ from akool_dagster.operations.check import CheckReport, check
 from akool_dagster.operations.findings import Level
 from akool_dagster.operations.video_files import reopen_missing
 from akool_dagster.storage import StorageRoot
+from akool_dagster.storage.marker import Mark, write_mark
 from tests.clock import FakeClock
 from tests.integration.operations.helpers import (
     ALL,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from akool_dagster.storage.marker import Mark, OwnershipError, write_mark
 
 from akool_dagster import JobLedger
 from akool_dagster.ledger import InvalidJobError, JobForgottenError
 from akool_dagster.operations.forget import ForgetReport, forget
 from akool_dagster.storage import OsFiles, StorageRoot
+from akool_dagster.storage.marker import Mark, OwnershipError, write_mark
 from tests.clock import FakeClock
 from tests.integration.operations.helpers import (
     ALL,
