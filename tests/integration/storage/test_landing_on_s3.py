@@ -83,8 +83,8 @@ def test_a_landing_asks_little_of_the_store(remote: Deployment, object_store: Ob
     before = len(object_store.seen)
     assert remote.land("akool_land_results", DAY).success
     asked = [exchange.operation for exchange in object_store.seen[before:]]
-    # Who owns the root; what is there, and of which revision; the table; whether all of it arrived.
-    assert asked == ["GetObject", "HeadObject", "GetObject", "PutObject", "HeadObject"] * len(TABLES)
+    # Whose the root is; then for each table what is there, its content, the new table, and whether all of it arrived.
+    assert asked == ["GetObject", *["HeadObject", "GetObject", "PutObject", "HeadObject"] * len(TABLES)]
 
 
 def test_an_emptied_bucket_is_not_taken_for_a_new_one(
