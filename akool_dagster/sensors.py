@@ -116,10 +116,11 @@ class _Tick:
             report = self._poll()
         except NEEDS_THE_USER as error:
             trouble = error
-        # What the poll pass has just seen end need not wait for the next tick.
-        known = {(one.state.kind, one.state.key) for one in decisions}
-        late = [] if self._deadline.expired() else self._decide(known)
-        requested += choose(late, REQUESTS_PER_TICK - len(requested))
+        late: list[Decision] = []
+        if (trouble is not None or report.recorded.changed) and not self._deadline.expired():
+            # What the poll pass has just seen end need not wait for the next tick.
+            late = self._decide(known={(one.state.kind, one.state.key) for one in decisions})
+            requested += choose(late, REQUESTS_PER_TICK - len(requested))
         if trouble is not None:
             if not requested:  # a failed tick discards its requests; the next one fails
                 raise trouble

@@ -15,22 +15,28 @@ from time import perf_counter
 
 from akool_dagster.clock import SystemClock
 from akool_dagster.emulator import EmulatedJob, JobStatus
-from akool_dagster.ledger import Answered, Job, JobLedger
-from akool_dagster.polling import DEFAULT_IDS_PER_REQUEST, look_again_ms
+from akool_dagster.ledger import AccountLedger, Answered, Job, JobLedger, Polling
+from akool_dagster.polling import DEFAULT_IDS_PER_REQUEST, next_poll_delay_ms
 from benchmarks.ledgers import ACCOUNT, create_ledger, job_ids, ledger_file, pending_job
 from benchmarks.report import Line, megabytes, say
 
 ROWS, QUICK_ROWS = 1_000_000, 100_000
 ROUNDS, QUICK_ROUNDS = 300, 100
-TARGET_MS = 50.0
+MOST_TIMES_BARE = 2.0
 HOUR_MS = 3_600_000
 IDS = DEFAULT_IDS_PER_REQUEST
-BARE = "bare"
-CONTENDERS: Mapping[str, JobStatus | None] = {
-    "all settle": JobStatus.COMPLETED,
-    "all go on": JobStatus.PROCESSING,
-    BARE: None,
-}
+POLLING = Polling(next_poll_delay_ms=next_poll_delay_ms, ids_per_request=IDS)
+ANSWERS: Mapping[str, JobStatus] = {"all settle": JobStatus.COMPLETED, "all go on": JobStatus.PROCESSING}
+CLAIM = "UPDATE akool_jobs SET next_poll_at = ? WHERE account = ? AND _id = ?"
+SETTLE = (
+    "UPDATE akool_jobs SET state = 'completed', video_state = 'pending', status = 3, payload = ?, settled_at = ?,"
+    " video_next_at = settled_at, polls = polls + 1, last_polled_at = settled_at, version = ?"
+    " WHERE account = ? AND _id = ?"
+)
+GO_ON = (
+    "UPDATE akool_jobs SET status = 2, payload = ?, processing_seen_at = ?, next_poll_at = ?,"
+    " polls = polls + 1, version = ? WHERE account = ? AND _id = ?"
+)
 
 
 def run(quick: bool) -> list[Line]:
@@ -39,31 +45,32 @@ def run(quick: bool) -> list[Line]:
     now = SystemClock().now_ms()
     with tempfile.TemporaryDirectory(prefix="akool-bench-") as folder:
         say(f"Ledger: filling {rows:,} rows ...")
-        in_order = rounds * len(CONTENDERS) * IDS
+        in_order = rounds * len(ANSWERS) * 2 * IDS
         url = create_ledger(Path(folder), _polled_jobs(job_ids(rows), now, in_order))
         file = ledger_file(Path(folder))
         what = f"Ledger of {rows:,} pending rows ({megabytes(file.stat().st_size)}): take {IDS} due ids, record answers"
         lines = []
         with JobLedger.open(url) as ledger, closing(_bare_connection(file)) as connection:
+            account = ledger.account(ACCOUNT)
             for order in ("due as tracked", "due in random order"):
                 say(f"Ledger: {rounds} rounds of {IDS} ids, {order} ...")
-                took: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+                ours: dict[str, list[float]] = {name: [] for name in ANSWERS}
+                bare: dict[str, list[float]] = {name: [] for name in ANSWERS}
                 for _ in range(rounds):
-                    for name, status in CONTENDERS.items():
-                        took[name].append(
-                            _bare_round(connection, now) if status is None else _our_round(ledger, status)
+                    for name, status in ANSWERS.items():
+                        ours[name].append(_our_round(account, status))
+                        bare[name].append(_bare_round(connection, status, now))
+                for name in ANSWERS:
+                    times = median(ours[name]) / median(bare[name])
+                    lines.append(
+                        Line(
+                            what=f"{what}, {order}, {name}",
+                            ours=_spread(ours[name]),
+                            baseline=f"{_spread(bare[name])}: the same two transactions, hand-written in sqlite3",
+                            target=f"p50 at most {MOST_TIMES_BARE:.0f}x; is {times:.1f}x",
+                            met=times <= MOST_TIMES_BARE,
                         )
-                bare = f"{_spread(took.pop(BARE))}: the same two transactions, hand-written in sqlite3, all settle"
-                lines += [
-                    Line(
-                        what=f"{what}, {order}, {name}",
-                        ours=_spread(times),
-                        baseline=bare,
-                        target=f"p99 under {TARGET_MS:.0f} ms",
-                        met=_p99(times) < TARGET_MS,
                     )
-                    for name, times in took.items()
-                ]
     return lines
 
 
@@ -97,10 +104,10 @@ def _payload(job_id: str, status: JobStatus) -> str:
     return json.dumps(EmulatedJob(job_id=job_id).row(status, video_url=url, settled_ms=settled_ms))
 
 
-def _our_round(ledger: JobLedger, status: JobStatus) -> float:
+def _our_round(account: AccountLedger, status: JobStatus) -> float:
     """Return the milliseconds of one claim and one record."""
     begun = perf_counter()
-    claims = ledger.claim(ACCOUNT, IDS)
+    claims = account.polling.claim(IDS)
     claimed = perf_counter() - begun
     answers = [
         Answered(
@@ -113,7 +120,7 @@ def _our_round(ledger: JobLedger, status: JobStatus) -> float:
         for claim in claims
     ]
     begun = perf_counter()
-    report = ledger.record(ACCOUNT, answers, look_again_ms)
+    report = account.polling.record(answers, POLLING)
     took = claimed + perf_counter() - begun
     assert report.changed == IDS, report
     return took * 1000
@@ -125,7 +132,8 @@ def _bare_connection(file: Path) -> sqlite3.Connection:
     return connection
 
 
-def _bare_round(connection: sqlite3.Connection, now_ms: int) -> float:
+def _bare_round(connection: sqlite3.Connection, status: JobStatus, now_ms: int) -> float:
+    """Return the milliseconds of the same claim and record, without what protects a real ledger."""
     begun = perf_counter()
     connection.execute("BEGIN IMMEDIATE")
     due = connection.execute(
@@ -133,20 +141,22 @@ def _bare_round(connection: sqlite3.Connection, now_ms: int) -> float:
         " ORDER BY next_poll_at, _id LIMIT ?",
         (ACCOUNT, now_ms, IDS),
     ).fetchall()
-    connection.executemany(
-        "UPDATE akool_jobs SET next_poll_at = ? WHERE account = ? AND _id = ?",
-        [(now_ms + HOUR_MS, ACCOUNT, job_id) for (job_id,) in due],
-    )
+    connection.executemany(CLAIM, [(now_ms + HOUR_MS, ACCOUNT, job_id) for (job_id,) in due])
     connection.execute("COMMIT")
     claimed = perf_counter() - begun
-    rows = [(_payload(job_id, JobStatus.COMPLETED), now_ms, ACCOUNT, job_id) for (job_id,) in due]
+    payloads = [(job_id, _payload(job_id, status)) for (job_id,) in due]
     begun = perf_counter()
     connection.execute("BEGIN IMMEDIATE")
-    connection.executemany(
-        "UPDATE akool_jobs SET state = 'completed', video_state = 'pending', status = 3, payload = ?, settled_at = ?"
-        " WHERE account = ? AND _id = ?",
-        rows,
-    )
+    ((version,),) = connection.execute("UPDATE akool_ledger SET version = version + 1 RETURNING version").fetchall()
+    if status is JobStatus.COMPLETED:
+        connection.executemany(SETTLE, [(payload, now_ms, version, ACCOUNT, job_id) for job_id, payload in payloads])
+        connection.executemany(
+            "INSERT OR REPLACE INTO akool_hours VALUES (?, ?, ?, ?)",
+            {(ACCOUNT, int(job_id[:8], 16) // 3600 * HOUR_MS, version, version) for job_id, _ in payloads},
+        )
+    else:
+        rows = [(payload, now_ms, now_ms + HOUR_MS, version, ACCOUNT, job_id) for job_id, payload in payloads]
+        connection.executemany(GO_ON, rows)
     connection.execute("COMMIT")
     return (claimed + perf_counter() - begun) * 1000
 

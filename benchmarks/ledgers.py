@@ -17,6 +17,11 @@ ACCOUNT = "akool"
 DAY = "2025-10-06"
 DAY_START_MS = 1_759_708_800_000
 DAY_MS = 86_400_000
+_HOURS = """
+INSERT INTO akool_hours
+SELECT account, partition_at - partition_at % 3600000, max(version), max(iif(video_state IS NULL, 0, version))
+FROM akool_jobs WHERE settled_at IS NOT NULL GROUP BY 1, 2
+"""
 
 
 def ledger_file(folder: Path) -> Path:
@@ -47,5 +52,6 @@ def create_ledger(folder: Path, content: Iterable[Job]) -> str:
         with connection:
             connection.executemany(insert, map(attrgetter(*jobs.columns.keys()), content))
             connection.execute("UPDATE akool_ledger SET version = 1")
+            connection.execute(_HOURS)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return url

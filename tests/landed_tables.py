@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from akool_dagster.base.partitions import Granularity, PartitionGrid
@@ -69,3 +70,12 @@ def rows_of(root: Path, account: str = "akool") -> Rows:
         files = sorted((root / account / name).glob("*.parquet"))
         rows[name] = [row for file in files for row in pq.read_table(file).to_pylist()]
     return rows
+
+
+def table_in(ledger: AccountLedger, name: str, key: str) -> pa.Table:
+    """Return what the ledger alone has of one partition of a table."""
+    start, end = grid_of().window(key)
+    with ledger.landings.snapshot(start, end) as snapshot:
+        spool = Spool(snapshot, start, [TABLES[name]], frozenset)
+    with spool:
+        return spool.table(TABLES[name]).whole()

@@ -114,11 +114,11 @@ class VideoLedger:
             ),
         )
 
-    def keep_url(self, job_id: str, video_url: str, expires_at: int) -> None:
+    def keep_url(self, job_id: str, video_url: str, expires_at: int, *, is_first: bool = False) -> None:
         """Keep a newer URL of a completed job's video; the time at which the URL dies never goes back.
 
         Everything else stays as Akool reported it when the job settled: what it cost then is what it cost. The first
-        usable URL of a job that completed without one asks for a landing: the job's row has none.
+        usable URL of a job that completed without one (``is_first``) asks for a landing: the job's row has none.
         """
         with self._database.write() as connection:
             for job in locked_jobs(connection, self._account, [job_id]):
@@ -132,7 +132,7 @@ class VideoLedger:
                     payload=json.dumps(known | {"video_url": video_url}, ensure_ascii=False, separators=(",", ":")),
                     video_expires_at=max(job.video_expires_at or 0, expires_at),
                 )
-                self._write(connection, job, after, asks_for_tables=not known.get("video_url"))
+                self._write(connection, job, after, asks_for_tables=is_first)
 
     def records(self, job_ids: Collection[str]) -> dict[str, str]:
         """Return the record, as JSON text, of those of these jobs whose video is stored and whose URL is known."""

@@ -187,7 +187,7 @@ class _ParquetFile:
         self._relative = relative
         with _explained(root, relative):
             self._file = pq.ParquetFile(content)
-            self.schema: pa.Schema = self._file.schema_arrow.remove_metadata()
+            self.schema: pa.Schema = self._file.schema_arrow
         if self.schema.names.count("_id") != 1 or len(set(self.schema.names)) != len(self.schema.names):
             raise StorageError(f"{root.uri(relative)} is not a table of this package. {_WAY_OUT}")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from operator import lt
 from types import TracebackType
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from akool_dagster.ledger.landings import PartitionSnapshot
 from akool_dagster.ledger.schema import jobs
+from akool_dagster.storage import StorageError
 from akool_dagster.tables.columns import FIELD_TYPES, VIDEO_RECORD
 from akool_dagster.tables.merge import UnorderedRowsError
 from akool_dagster.tables.spec import SPOOL_ROWS, TIMESTAMP, TableSpec, project
@@ -56,9 +58,7 @@ class _Document:
             rows = [row for text in texts for row in self._decoded_alone(text)]
         columns = dict(zip(self.fields, zip(*map(msgspec.structs.astuple, rows), strict=True), strict=True))
         if "extra" in columns:
-            columns["extra"] = tuple(
-                b"{}" if extra in (b"", b"null") else extra for extra in map(bytes, columns["extra"])
-            )
+            columns["extra"] = tuple(b"{}" if extra == b"null" else extra for extra in map(bytes, columns["extra"]))
         return columns
 
     def _decoded(self, texts: Iterable[str | None]) -> list[Any]:
@@ -93,7 +93,14 @@ class Spool(AbstractContextManager["Spool"]):
         self._schema = pa.schema([pa.field(name, FIELD_TYPES[name]) for name in fields])
         self._file = tempfile.TemporaryFile(prefix="akool-spool-")  # noqa: SIM115
         try:
-            self._write(snapshot, partition_start_ms)
+            with _garbage_collection_paused():
+                self._write(snapshot, partition_start_ms)
+        except OSError as error:
+            self._file.close()
+            raise StorageError(
+                f"Cannot write the rows of a landing to {tempfile.gettempdir()}: {error.strerror or error}. Make room "
+                "there, about 600 bytes a job, or let TMPDIR name another folder."
+            ) from error
         except BaseException:
             self._file.close()
             raise
@@ -161,6 +168,18 @@ class SpooledTable:
     def whole(self) -> pa.Table:
         """Return all rows in memory."""
         return pa.Table.from_batches(self, schema=self.spec.schema)
+
+
+@contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    """Pause the collector: so many rows would start it again and again, and no row is in a cycle."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _in_order(last: str, ids: Sequence[str]) -> str:

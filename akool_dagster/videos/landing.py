@@ -138,7 +138,8 @@ class VideoLanding:
         if refreshed.says is not AkoolSays.NEW_URL:
             return video.expires_at
         expires_at = max(video.expires_at, refreshed.expires_at_ms)
-        self._account.videos.keep_url(outcome.job_id, refreshed.url, expires_at)
+        is_first = not _request(video).source_url
+        self._account.videos.keep_url(outcome.job_id, refreshed.url, expires_at, is_first=is_first)
         return expires_at
 
     def _record_failure(self, failed: FailedVideo, expires_at: int) -> None:

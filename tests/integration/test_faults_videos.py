@@ -19,7 +19,8 @@ from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.ledger import Job, JobLedger, TrackRequest, VideoState
 from akool_dagster.polling import run_poll_pass
 from akool_dagster.storage import StorageRoot
-from akool_dagster.tables import VIDEOS, build_table
+from akool_dagster.tables import VIDEOS
+from akool_dagster.tables.spool import Spool
 from akool_dagster.videos.fetch import FetchLimits
 from akool_dagster.videos.landing import VideoLanding, VideoLandingReport
 from akool_dagster.videos.schedule import FEWEST_ATTEMPTS
@@ -86,9 +87,9 @@ def emulator(clock: FakeClock) -> Iterator[AkoolEmulator]:
 def ledger(tmp_path: Path, clock: FakeClock, emulator: AkoolEmulator) -> Iterator[JobLedger]:
     """A ledger whose jobs are completed, so that their videos are due."""
     with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
-        ledger.track(ACCOUNT, [TrackRequest(job_id=job.job_id) for job in JOBS])
+        ledger.account(ACCOUNT).track([TrackRequest(job_id=job.job_id) for job in JOBS])
         with new_client(emulator, clock) as client:
-            run_poll_pass(ledger, client, ACCOUNT, clock=clock, deadline=Deadline(clock, 45))
+            run_poll_pass(ledger.account(ACCOUNT), client, clock=clock, deadline=Deadline(clock, 45))
         emulator.journal.clear()
         yield ledger
 
@@ -104,8 +105,7 @@ class Landing:
 
     def __call__(self, seconds_per_file: float = 60) -> VideoLandingReport:
         landing = VideoLanding(
-            self.ledger,
-            ACCOUNT,
+            self.ledger.account(ACCOUNT),
             new_client=self._new_client,
             root=StorageRoot(str(self.folder)),
             policy=AddressPolicy(self.emulator.base_url),
@@ -187,7 +187,11 @@ def test_a_good_video_of_another_length_is_stored_and_the_manifest_shows_both_le
     assert land().stored == 2
     assert land.files[VICTIM] != emulator.video_bytes(VICTIM)
     assert json.loads(land.victim.video_record or "")["probed_duration"] == pytest.approx(0.25, abs=0.05)
-    (row,) = build_table(VIDEOS, [land.victim], 0).to_pylist()
+    landings = land.ledger.account(ACCOUNT).landings
+    with landings.snapshot(0, 2**62) as snapshot:
+        spool = Spool(snapshot, 0, [VIDEOS], landings.forgotten)
+    with spool:
+        row = next(row for row in spool.table(VIDEOS).whole().to_pylist() if row["_id"] == VICTIM)
     assert row["reported_duration"] == 0.5
     assert row["probed_duration"] == pytest.approx(0.25, abs=0.05)
 

@@ -241,7 +241,7 @@ class Scenario:
         with postgres_server() as address:
             url = sa.make_url(address).set(password=PASSWORD).render_as_string(hide_password=False)
             with JobLedger.create(url) as ledger:
-                ledger.track("akool", [])
+                ledger.account("akool").track([])
                 self.haystack.add_object("objects", ledger, ledger.shown_url, vars(ledger))
             missing = url.replace("/postgres?", "/nosuchdatabase?")
             assert missing != url

@@ -14,7 +14,10 @@ from akool_dagster.storage import OsFiles, StorageFullError, StorageRoot
 from akool_dagster.videos.schedule import Failure
 from tests.integration.video_words import FOLDER, Fetch, requested
 from tests.mp4 import render_video
+from tests.object_store import ObjectStore
 from tests.video_server import VideoServer
+
+pytest_plugins = ["tests.integration.object_stores"]
 
 pytestmark = pytest.mark.usefixtures("system_temporary_folder")
 
@@ -30,9 +33,12 @@ def server() -> Iterator[VideoServer]:
         yield server
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "remote"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> StorageRoot:
-    return StorageRoot(str(tmp_path / "root") if request.param == "local" else f"memory:/{tmp_path}")
+    if request.param == "local":
+        return StorageRoot(str(tmp_path / "root"))
+    store: ObjectStore = request.getfixturevalue("object_store")
+    return StorageRoot(store.url)
 
 
 @pytest.fixture

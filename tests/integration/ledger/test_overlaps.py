@@ -133,7 +133,7 @@ def test_an_id_that_is_tracked_while_it_is_forgotten_or_adopted_is_not_added_twi
 ) -> None:
     track(other.account, "told")
     told = job_of(other.account, "told")
-    found = FoundJob(job=told, start=NOW - NOW % DAY, end=NOW - NOW % DAY + DAY)
+    found = FoundJob(job=told, homes=[(NOW - NOW % DAY, NOW - NOW % DAY + DAY)])
     other.account.pruning.forget(["told"])
     for name, work in (
         ("forgotten", lambda: one.account.pruning.forget(["forgotten", "a"])),
@@ -210,7 +210,10 @@ def test_an_adoption_waits_for_a_landing_and_sets_its_version_to_zero(
     one: Side, other: Side, threads: ThreadPoolExecutor
 ) -> None:
     one.account.leases.take(*LEASE, "run")
-    land = lambda version: one.account.landings.record_landed(*LEASE, "run", THIS_HOUR, "results", version)  # noqa: E731
+
+    def land(version: int) -> None:
+        one.account.landings.record_landed(*LEASE, "run", THIS_HOUR, "results", version)
+
     land(4)
     with held_before(one, "INSERT INTO akool_landed", lambda: land(5)) as landing:  # it has locked the lease
         adopting = threads.submit(other.account.adoption.land_everything_again)
@@ -289,7 +292,9 @@ def test_clamping_the_schedule_does_not_wait_for_what_is_being_recorded(
 
 
 def test_two_first_ticks_settle_one_granularity(one: Side, other: Side) -> None:
-    settling = lambda: one.account.landings.settle_granularity("daily")  # noqa: E731
+    def settling() -> None:
+        one.account.landings.settle_granularity("daily")
+
     if one.is_sqlite:
         other.account.landings.settle_granularity("hourly")
         with pytest.raises(GranularityError):

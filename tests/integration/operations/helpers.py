@@ -102,7 +102,7 @@ def land(account: AccountLedger, root: StorageRoot, tables: Collection[str] = AL
             merged = [_greater(table, rows.get(job_id), there.get(job_id)) for job_id in sorted(rows.keys() | there)]
             write_rows(root, account.name, table, key, merged)
             _record_landed(account, table, partition_key(window_of(start, granularity)), start, highest)
-    account.landings.set_enabled_assets(tables)
+    account.landings.set_enabled_assets(sorted(tables))
 
 
 def _record_landed(account: AccountLedger, table: str, key: str, start: int, version: int) -> None:

@@ -222,9 +222,7 @@ def starts(rows: dict[str, dict[str, Row]]) -> set[int]:
 
 
 def ids_of(rows: dict[str, dict[str, Row]], start: int) -> set[str]:
-    return {
-        job_id for of_table in rows.values() for job_id, row in of_table.items() if row["partition_time"] == start
-    }
+    return {job_id for of_table in rows.values() for job_id, row in of_table.items() if row["partition_time"] == start}
 
 
 @settings(max_examples=thorough(10, 150), suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -82,9 +82,7 @@ def test_tracking_a_pruned_job_changes_nothing(landed: JobLedger, root: StorageR
     assert jobs_of(account) == before
 
 
-def test_a_partition_that_has_not_landed_as_it_is_stays(
-    landed: JobLedger, root: StorageRoot, clock: FakeClock
-) -> None:
+def test_a_partition_that_has_not_landed_as_it_is_stays(landed: JobLedger, root: StorageRoot, clock: FakeClock) -> None:
     track(landed.account("akool"), A, campaign="autumn")
     assert "has not landed as the ledger has it" in notices(pruned(landed, root, clock).findings)
     assert tombstones(landed) == []

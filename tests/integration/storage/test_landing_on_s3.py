@@ -15,7 +15,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from akool_dagster import landing
+from akool_dagster.planning import decisions
 from tests.deployment import Deployment, emulated, failure_of, free_abandoned_generators, object_id
 from tests.object_store import SECRET_KEY, Exchange, ObjectStore, answer
 
@@ -31,7 +31,7 @@ UNAVAILABLE = answer(503, "ServiceUnavailable", "Service is unable to handle req
 @pytest.fixture
 def remote(deployment: Deployment, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     """A deployment with one job that has ended, tracked and not polled yet; no pause between two landings."""
-    monkeypatch.setattr(landing, "ASK_AGAIN_SHARE", 0)
+    monkeypatch.setattr(decisions, "SHARE_OF_RUN", 0)
     deployment.rebuild(storage_root=object_store.url)
     deployment.emulator.add_job(emulated(JOB, video_duration=1.0))
     deployment.track(JOB)
@@ -83,8 +83,8 @@ def test_a_landing_asks_little_of_the_store(remote: Deployment, object_store: Ob
     before = len(object_store.seen)
     assert remote.land("akool_land_results", DAY).success
     asked = [exchange.operation for exchange in object_store.seen[before:]]
-    # Who owns the root; what is there, and of which revision; the table; whether all of it arrived.
-    assert asked == ["GetObject", "HeadObject", "GetObject", "PutObject", "HeadObject"] * len(TABLES)
+    # Whose the root is; then for each table what is there, its content, the new table, and whether all of it arrived.
+    assert asked == ["GetObject", *["HeadObject", "GetObject", "PutObject", "HeadObject"] * len(TABLES)]
 
 
 def test_an_emptied_bucket_is_not_taken_for_a_new_one(
@@ -94,7 +94,7 @@ def test_an_emptied_bucket_is_not_taken_for_a_new_one(
     remote.track(JOB, campaign="spring")
     remote.rebuild(storage_root=f"s3://{object_store.bucket}/another-folder")
     for job in ("akool_land_results", "akool_land_videos"):
-        assert "There is no s3://" in failure_of(remote.land(job, DAY))
+        assert "is missing, though this ledger has landed here before" in failure_of(remote.land(job, DAY))
     assert not [exchange for exchange in object_store.seen if "another-folder" in exchange.path and exchange.body]
     free_abandoned_generators(caplog)
     remote.rebuild(storage_root="s3://no-such-bucket/folder")
@@ -104,7 +104,6 @@ def test_an_emptied_bucket_is_not_taken_for_a_new_one(
 def test_a_store_that_fails_during_a_landing_fails_the_run_and_the_next_one_goes_on(
     remote: Deployment, object_store: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    remote.tick()
     requests = remote.tick().requests
     assert {request.job_name for request in requests} == {"akool_land_results", "akool_land_videos"}
     object_store.break_("PutObject", UNAVAILABLE, when=is_table("durations"))
@@ -116,7 +115,7 @@ def test_a_store_that_fails_during_a_landing_fails_the_run_and_the_next_one_goes
         assert SECRET_KEY not in reason
     assert path_of("durations") not in object_store.objects()
     with remote.ledger() as ledger:
-        assert ledger.counts("akool").videos == {"pending": 1}
+        assert ledger.account("akool").counts().videos == {"pending": 1}
     object_store.mend()
     free_abandoned_generators(caplog)
     remote.settle()
@@ -124,7 +123,7 @@ def test_a_store_that_fails_during_a_landing_fails_the_run_and_the_next_one_goes
     assert {path_of(table) for table in TABLES} <= set(objects)
     assert objects[f"akool/videos/{DAY}/{JOB}.mp4"] == remote.emulator.video_bytes(JOB)
     with remote.ledger() as ledger:
-        assert ledger.counts("akool").videos == {"stored": 1}
+        assert ledger.account("akool").counts().videos == {"stored": 1}
 
 
 def test_a_video_that_did_not_arrive_whole_is_not_recorded_as_stored(
@@ -137,10 +136,12 @@ def test_a_video_that_did_not_arrive_whole_is_not_recorded_as_stored(
     object_store.break_("HeadObject", say_it_is_empty, when=lambda exchange: exchange.path.endswith(".mp4"))
     assert "0 bytes are there after an upload" in failure_of(remote.land("akool_land_videos", DAY))
     with remote.ledger() as ledger:
-        assert ledger.counts("akool").videos == {"pending": 1}
+        assert ledger.account("akool").counts().videos == {"pending": 1}
 
 
-def test_a_late_older_write_is_refused(remote: Deployment, object_store: ObjectStore) -> None:
+def test_a_run_that_is_overtaken_merges_again_and_takes_no_newer_row_back(
+    remote: Deployment, object_store: ObjectStore
+) -> None:
     remote.settle()
     remote.track(JOB, campaign="older")
     newer: list[dg.ExecuteInProcessResult] = []
@@ -154,7 +155,7 @@ def test_a_late_older_write_is_refused(remote: Deployment, object_store: ObjectS
         exchange.send(*answered)
 
     object_store.break_("GetObject", be_overtaken, times=1, when=is_table("results"))
-    assert "another run wrote it meanwhile" in failure_of(remote.land("akool_land_results", DAY))
+    assert "passed to another run while results was written" in failure_of(remote.land("akool_land_results", DAY))
     assert [result.success for result in newer] == [True]
     assert labels_in(object_store) == '{"campaign":"newer"}'
     assert remote.settle() == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from akool_dagster.clock import Deadline
 from akool_dagster.planning.decisions import RunFacts, RunStage
-from akool_dagster.runs import RUNS_LOOKED_AT, recent_runs, run_facts
+from akool_dagster.runs import MAX_RUNTIME_TAG, RUNS_LOOKED_AT, recent_runs, run_facts
 from tests.clock import FakeClock
 
 JOB = "akool_land_results"
@@ -22,7 +23,7 @@ def facts(
     updated: float | None = None,
     started: float | None = None,
     ended: float | None = None,
-    **tags: str,
+    tags: Mapping[str, str] | None = None,
 ) -> RunFacts:
     """Return what is made of a run; the times are seconds after it was created."""
 
@@ -32,12 +33,7 @@ def facts(
     return run_facts(
         dg.RunRecord(
             storage_id=1,
-            dagster_run=dg.DagsterRun(
-                job_name=JOB,
-                run_id="run",
-                status=status,
-                tags={f"dagster/{name}": value for name, value in tags.items()},
-            ),
+            dagster_run=dg.DagsterRun(job_name=JOB, run_id="run", status=status, tags=tags or {}),
             create_timestamp=datetime.fromtimestamp(CREATED, UTC),
             update_timestamp=datetime.fromtimestamp(at(updated) or CREATED, UTC),
             start_time=at(started),
@@ -57,7 +53,7 @@ def facts(
     ],
 )
 def test_a_run_is_launched_when_it_starts_or_else_when_it_left_the_queue(
-    status: dg.DagsterRunStatus, times: dict[str, float], launched: float
+    status: dg.DagsterRunStatus, times: dict[str, Any], launched: float
 ) -> None:
     run = facts(status, **times)
     assert (run.stage, run.launched_at) == (RunStage.UNFINISHED, (CREATED + launched) * 1000)
@@ -79,11 +75,11 @@ def test_a_run_that_has_ended_says_how_and_when(status: dg.DagsterRunStatus, sta
 @pytest.mark.parametrize(
     ("run", "stage"),
     [
-        ({"ended": 185, "failure_reason": "START_TIMEOUT"}, RunStage.DIED),
+        ({"ended": 185, "tags": {"dagster/failure_reason": "START_TIMEOUT"}}, RunStage.DIED),
         ({"ended": 185}, RunStage.FAILED),  # it could not be launched
-        ({"started": 10, "ended": 3611, "max_runtime": "3600"}, RunStage.DIED),
-        ({"started": 10, "ended": 3609, "max_runtime": "3600"}, RunStage.FAILED),
-        ({"started": 10, "ended": 99_999, "max_runtime": "long"}, RunStage.FAILED),
+        ({"started": 10, "ended": 3611, "tags": {MAX_RUNTIME_TAG: "3600"}}, RunStage.DIED),
+        ({"started": 10, "ended": 3609, "tags": {MAX_RUNTIME_TAG: "3600"}}, RunStage.FAILED),
+        ({"started": 10, "ended": 99_999, "tags": {MAX_RUNTIME_TAG: "long"}}, RunStage.FAILED),
     ],
 )
 def test_a_run_that_monitoring_has_ended_died(run: dict[str, Any], stage: RunStage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ Row = dict[str, Any]
 Side = dict[str, Row]
 """What one ledger or file knows, by id."""
 
-STATES = {
+STATES: Mapping[str, Sequence[str | None]] = {
     "statuses": [state for state in JobState if state != JobState.FORGOTTEN],
     "videos": list(VideoState),
     "results": [None],
@@ -39,11 +40,11 @@ def sides(spec: TableSpec, versions: st.SearchStrategy[int] = _VERSIONS) -> st.S
 
 
 def rank(spec: TableSpec, row: Row) -> tuple[int, int]:
-    ranks = {
+    ranks: dict[str, dict[str, int]] = {
         "statuses": {JobState.COMPLETED: 1, JobState.FAILED: 1},
         "videos": {VideoState.STORED: 2, VideoState.UNVERIFIED: 1},
-    }.get(spec.name, {})
-    return ranks.get(row[spec.progress[0]], 0) if spec.progress else 0, row["version"] or 0
+    }
+    return ranks[spec.name].get(row[spec.progress[0]], 0) if spec.progress else 0, row["version"] or 0
 
 
 def merged(spec: TableSpec, ledger: Side, file: Side) -> Side:
