@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from akool_dagster.clock import Clock
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.records import ClaimedJob, JobState, Observation, RecordReport
-from akool_dagster.ledger.rows import ask_for_landing, chunks, next_version, update_of, write_rows
+from akool_dagster.ledger.rows import ask_for_landing, chunks, next_version, update_locked_jobs, update_of
 from akool_dagster.ledger.schema import IS_PENDING, VIDEO_IS_PENDING, accounts, jobs
 from akool_dagster.ledger.transitions import Limits, PolledJob, Polling, observe, shows_differently
 
@@ -157,7 +157,7 @@ class PollingLedger:
         for names, some in ((_GOING_ON_FIELDS, going_on), (_WRITTEN_FIELDS, ended)):
             values_of = attrgetter("job_id", *names)
             rows = [(*values_of(job), version if job.job_id in shown else job.version) for job in some]
-            write_rows(connection, self._account, (*names, "version"), rows, keeps_payload=True)
+            update_locked_jobs(connection, self._account, (*names, "version"), rows)
         ask_for_landing(
             self._database,
             connection,

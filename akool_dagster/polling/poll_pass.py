@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -135,6 +136,7 @@ class _PollPass:
         self._workers: Workers[Call, list[Observation]] = Workers()
         self._more_due = True
         self._next: Call | None = None
+        self._answers: deque[list[Observation]] = deque()  # to be recorded
         self._claimed: dict[str, ClaimedJob] = {}  # without an answer so far
         self._asked: set[str] = set()
         self._retry_ms = 0
@@ -160,17 +162,18 @@ class _PollPass:
 
     def _poll(self) -> None:
         while True:
-            delay = self._start_calls()
-            if delay is not None:
-                ended = self._workers.pause(self._clock, delay)
-            elif self._workers.running:
-                ended = self._workers.wait(self._deadline.remaining() + LATE_CALL_SECONDS)
-                if ended is None:
-                    return self._stop(TIME_IS_OVER)
-            else:
-                return None
-            if ended is not None:
+            while (ended := self._workers.take()) is not None:
                 self._finish(*ended)
+            delay = self._start_calls()  # before recording, so that no call waits for the ledger
+            if self._answers:
+                self._record(self._answers.popleft())
+            elif delay is not None:
+                self._workers.pause(self._clock, delay)
+            elif not self._workers.running:
+                return
+            elif not self._workers.wait(self._deadline.remaining() + LATE_CALL_SECONDS):
+                self._stop(TIME_IS_OVER)
+                return
 
     def _start_calls(self) -> float | None:
         """Start what may be started now; return the seconds after which the pace allows the next call, if any waits."""
@@ -213,7 +216,7 @@ class _PollPass:
             case list():
                 self._account_works = self._account_works or any(isinstance(one, Answered) for one in outcome)
                 self._plan.answered(call)
-                self._record(outcome)
+                self._answers.append(outcome)
             case AkoolConfigurationError() | AkoolCredentialsError() | AkoolAccountError():
                 self._barred = self._barred or outcome
             case AkoolThrottledError():

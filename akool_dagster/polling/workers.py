@@ -34,27 +34,24 @@ class Workers(Generic[_Key, _Result]):
         self._outcomes.put((key, outcome))
         self._ended.set()
 
-    def wait(self, seconds: float) -> tuple[_Key, _Result | BaseException] | None:
-        """Return the next call that ended, with its result or exception; None when none does in so many seconds.
+    def take(self) -> tuple[_Key, _Result | BaseException] | None:
+        """Return the next call that has ended, with its result or exception; None when none has."""
+        self._ended.clear()
+        try:
+            ended = self._outcomes.get_nowait()
+        except queue.Empty:
+            return None
+        self._ended.set()  # there may be more
+        self.running -= 1
+        return ended
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until a call has ended; return whether one has.
 
         The seconds are real ones, whatever the clock: they end the wait for a call that ignores its own deadline.
         """
-        try:
-            return self._taken(self._outcomes.get(timeout=seconds))
-        except queue.Empty:
-            return None
+        return self._ended.wait(seconds)
 
-    def pause(self, clock: Clock, seconds: float) -> tuple[_Key, _Result | BaseException] | None:
-        """Wait until a call ends or the seconds are over by the clock; return the call that ended, if any."""
+    def pause(self, clock: Clock, seconds: float) -> None:
+        """Wait until a call has ended or the seconds are over by the clock."""
         clock.wait(self._ended, seconds)
-        try:
-            return self._taken(self._outcomes.get_nowait())
-        except queue.Empty:
-            return None
-
-    def _taken(self, ended: tuple[_Key, _Result | BaseException]) -> tuple[_Key, _Result | BaseException]:
-        self.running -= 1
-        self._ended.clear()
-        if not self._outcomes.empty():
-            self._ended.set()
-        return ended

@@ -59,6 +59,11 @@ class Plans:
         return [step for _, plan in self.found for step in plan]
 
 
+def is_of_given_rows(step: str) -> bool:
+    """Return whether a step reads the rows of the statement itself."""
+    return step in ("MATERIALIZE given", "SCAN given") or "CONSTANT ROW" in step
+
+
 @contextmanager
 def explained(one: Side) -> Iterator[Plans]:
     """Give the plans of what the ledger does from now on."""
@@ -140,7 +145,8 @@ def test_due_jobs_are_found_in_the_order_of_their_index_and_written_by_their_ids
     account.videos.store(IDS[0], {})
     account.pruning.prune([IDS[0]])
     account.pruning.forget(claimed)
-    assert {step for words in ("FROM akool_jobs", "UPDATE akool_jobs") for step in plans.of(words)} == {PRIMARY_KEY}
+    of_jobs = [plan for statement, plan in plans.found if "akool_jobs" in statement]
+    assert {step for plan in of_jobs for step in plan if not is_of_given_rows(step)} == {PRIMARY_KEY}
 
 
 @pytest.mark.parametrize(
@@ -243,7 +249,9 @@ def test_on_sqlite_no_query_reads_every_job(sqlite: tuple[AccountLedger, Plans])
     for act in acts:
         act()
     scans = {
-        step for step in plans.steps() if step.startswith("SCAN") and "anon" not in step and "SUBQUERY" not in step
+        step
+        for step in plans.steps()
+        if step.startswith("SCAN") and "anon" not in step and "SUBQUERY" not in step and not is_of_given_rows(step)
     }
     assert scans == {"SCAN akool_ledger"}  # one row
     assert len(plans.found) > len(acts)
