@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -45,14 +45,17 @@ def table_files(root: StorageRoot, account: str) -> list[TableFile]:
     return sorted(found, key=lambda file: file.key)
 
 
-def read_parquet(root: StorageRoot, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one Parquet file of the storage root, or those of some columns that it has.
+def read_table(root: StorageRoot, relative: str, columns: Collection[str] | None = None) -> pa.Table | None:
+    """Read one Parquet file of the storage root, or those of some columns that it has; None where there is none.
 
-    Raises `StorageError` when it is missing or no Parquet file.
+    Raises `StorageError`, naming the file, when it cannot be read.
     """
+    content = root.read_if_there(relative)
+    if content is None:
+        return None
     try:
-        file = pq.ParquetFile(pa.BufferReader(root.read_bytes(relative)))
-        there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        file = pq.ParquetFile(pa.BufferReader(content))
+        there = None if columns is None else [name for name in file.schema_arrow.names if name in columns]
         table = file.read(columns=there)
         table.validate(full=True)  # else text that is no UTF-8 is met later, where nobody expects it
         return table
@@ -64,7 +67,9 @@ def read_parquet(root: StorageRoot, relative: str, columns: Sequence[str] | None
 
 def remove_rows(root: StorageRoot, relative: str, ids: Collection[str], clock: Clock) -> int:
     """Remove the rows of these jobs from a file; return how many it had."""
-    table = read_parquet(root, relative)
+    table = read_table(root, relative)
+    if table is None:
+        return 0
     kept = table.filter(pc.invert(pc.is_in(table.column("_id"), value_set=pa.array(sorted(ids), pa.string()))))
     if kept.num_rows < table.num_rows:
         with root.temporary(relative) as path:
