@@ -28,7 +28,7 @@ from tests.integration.ledger.helpers import (
 
 pytest_plugins = ["tests.integration.ledger_databases"]
 
-ENDED = {"state": "completed", "status": 3, "settled_at": NOW - HOUR, "polls": 0}
+ENDED: dict[str, Any] = {"state": "completed", "status": 3, "settled_at": NOW - HOUR, "polls": 0}
 STORED = ENDED | {"video_state": "stored"}
 TO_DOWNLOAD = ENDED | {"video_state": "pending", "video_next_at": NOW, "payload": '{"video_url":"https://cdn/x"}'}
 

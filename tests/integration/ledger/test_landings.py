@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -259,7 +260,7 @@ def test_rows_and_versions_stay_those_of_the_beginning_while_others_write(
         JobLedger.open(ledger_url, clock=clock) as other,
         account.landings.snapshot(THIS_HOUR, THIS_HOUR + HOUR) as shot,
     ):
-        seen = []
+        seen: list[Any] = []
         for number, batch in enumerate(shot.batches(["job_id", "state", "version"], 10)):
             writer = other.account("akool")
             track(writer, f"{number:03}new")

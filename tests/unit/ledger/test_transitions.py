@@ -172,7 +172,7 @@ def test_a_job_shows_differently_when_a_table_shows_what_changed(job: PolledJob,
     after = seen(job, observation)
     assert shows_differently(job, after) or after.state == job.state
     unshown = {field.name for field in fields(PolledJob)} - set(SHOWN_WHEN_POLLED)
-    assert not shows_differently(job, replace(job, **{name: getattr(after, name) for name in unshown}))  # type: ignore[arg-type]
+    assert not shows_differently(job, replace(job, **{name: getattr(after, name) for name in unshown}))
 
 
 @given(jobs, observations)
