@@ -1,25 +1,30 @@
 """Dagster assets: the tables of results, and the videos with their manifest. Each is a function of the ledger."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from akool_dagster.base.names import AccountNames
+from akool_dagster.base.partitions import PartitionGrid
 from akool_dagster.clock import Clock, SystemClock
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.io_manager import TABLE_METADATA, ParquetIOManager
-from akool_dagster.landing import LandingKind, PartitionGrid
-from akool_dagster.ledger import Job, JobLedger, JobState, LedgerUnavailableError, PartitionSnapshot, VideoState
-from akool_dagster.ownership import FIRST_LANDING_METADATA, LEDGER_METADATA, REVISION_METADATA, ensure_owner
+from akool_dagster.ledger import AccountLedger, HeldLease, LandingKind
 from akool_dagster.resources import AkoolResource, JobLedgerResource, VideoStoreResource
-from akool_dagster.tables import RESULT_TABLES, VIDEOS, TableSpec, build_table, build_tables, refuse_pruned
+from akool_dagster.storage import StorageRoot
+from akool_dagster.storage.marker import ensure_owner
+from akool_dagster.tables import RESULT_TABLES, VIDEOS, TableSpec
+from akool_dagster.tables.files import STALE_SECONDS, Summary
+from akool_dagster.tables.spool import Spool
 from akool_dagster.videos.landing import VideoLanding
+
+_STARTS_LOOKED_AT = 500
+"""Among so many latest launches a run looks for its own."""
+_LONGEST_START_SECONDS = 3600.0
 
 
 def build_jobs_asset(names: AccountNames) -> dg.AssetSpec:
@@ -36,7 +41,11 @@ def build_jobs_asset(names: AccountNames) -> dg.AssetSpec:
 
 
 def build_tables_asset(
-    names: AccountNames, grid: PartitionGrid, partitions_def: dg.PartitionsDefinition, tables: Sequence[str]
+    names: AccountNames,
+    grid: PartitionGrid,
+    partitions_def: dg.PartitionsDefinition,
+    tables: Sequence[str],
+    clock: Clock | None = None,
 ) -> dg.AssetsDefinition:
     """Return the multi-asset that lands a partition of the chosen tables from one snapshot of the ledger."""
     specs = [RESULT_TABLES[name] for name in tables]
@@ -49,34 +58,12 @@ def build_tables_asset(
         partitions_def=partitions_def,  # without a backfill policy: a run for each partition
         required_resource_keys={names.ledger, names.tables},
     )
-    def land_tables(context: dg.AssetExecutionContext) -> Iterator[dg.Output[pd.DataFrame]]:
-        resource: JobLedgerResource = getattr(context.resources, names.ledger)
+    def land_tables(context: dg.AssetExecutionContext) -> Iterator[dg.Output[Any]]:
         selected = context.op_execution_context.selected_output_names
-        key = context.partition_key
-        with (
-            _explained(),
-            resource.open() as ledger,
-            _looked_up_again(ledger, names.prefix, LandingKind.TABLES, key),
-            ledger.leases(names.prefix).hold(LandingKind.TABLES, key, context.run.run_id) as lease,
-            _in_a_hurry_when_collected(ledger),
-        ):
-            start, end = grid.window(key)
-            snapshot = ledger.snapshot(names.prefix, start, end)
-            refuse_pruned(snapshot.jobs, names.prefix, key)
-            wanted = [spec for spec in specs if spec.name in selected]
-            landings = ledger.landings(names.prefix)
-            first: dict[str, int | float | str] = {} if landings.have_begun() else {FIRST_LANDING_METADATA: 1}
-            for name, table in build_tables(wanted, snapshot.jobs, start).items():
-                lease.check()
-                # The IO manager writes while this generator waits here: inside the lease.
-                yield dg.Output(
-                    table.to_pandas(types_mapper=pd.ArrowDtype),
-                    output_name=name,
-                    metadata=_landing_metadata(RESULT_TABLES[name], table, snapshot, snapshot.revision) | first,
-                )
-            # Another IO manager does not mark the storage root, and a missing mark would be taken for a missing mount.
-            if first and isinstance(getattr(context.resources, names.tables), ParquetIOManager):
-                landings.note_first()
+        with _landing(context, names, grid, LandingKind.TABLES, clock or SystemClock()) as landing:
+            if isinstance(landing.io_manager, ParquetIOManager):
+                landing.own(landing.io_manager.root())
+            yield from landing.outputs([spec for spec in specs if spec.name in selected])
 
     return land_tables
 
@@ -90,75 +77,135 @@ def build_videos_asset(
 ) -> dg.AssetsDefinition:
     """Return the asset that downloads a partition's due videos and lands their manifest."""
 
-    @dg.asset(
-        key=dg.AssetKey(names.asset(VIDEOS.name)),
-        description=f"{VIDEOS.description} The files lie beside it, in a folder a day.",
+    @dg.multi_asset(
+        name=f"{names.prefix}_{VIDEOS.name}",
+        outs={VIDEOS.name: _asset_out(names, VIDEOS, f"{VIDEOS.description} The files lie beside it.", {"mp4"})},
         # For lineage only: the videos are read from the ledger and never wait for the tables.
         deps=[dg.AssetKey(names.asset("results" if "results" in tables else "jobs"))],
         partitions_def=partitions_def,  # without a backfill policy: a run for each partition
-        group_name=names.prefix,
-        kinds={"parquet", "mp4"},
-        metadata=_definition_metadata(VIDEOS),
-        io_manager_key=names.tables,
-        required_resource_keys={names.ledger, names.akool, names.videos},
+        required_resource_keys={names.ledger, names.tables, names.akool, names.videos},
     )
-    def videos(context: dg.AssetExecutionContext) -> Iterator[dg.Output[pd.DataFrame]]:
-        ledger_resource: JobLedgerResource = getattr(context.resources, names.ledger)
+    def videos(context: dg.AssetExecutionContext) -> Iterator[dg.Output[Any]]:
         store: VideoStoreResource = getattr(context.resources, names.videos)
         akool: AkoolResource = getattr(context.resources, names.akool)
-        key, time = context.partition_key, clock or SystemClock()
-        with (
-            _explained(),
-            ledger_resource.open() as ledger,
-            _looked_up_again(ledger, names.prefix, LandingKind.VIDEOS, key),
-            ledger.leases(names.prefix).hold(LandingKind.VIDEOS, key, context.run.run_id) as lease,
-            _in_a_hurry_when_collected(ledger),
-        ):
+        time = clock or SystemClock()
+        with _landing(context, names, grid, LandingKind.VIDEOS, time) as landing:
             root = store.root()
-            landings = ledger.landings(names.prefix)
-            ensure_owner(root, names.prefix, ledger.ledger_id, first=not landings.have_begun())
-            landings.note_first()
-            landing = VideoLanding(
-                ledger,
-                names.prefix,
+            landing.own(root)
+            report = VideoLanding(
+                landing.ledger,
                 new_client=akool.client,
                 root=root,
                 policy=store.address_policy(akool.base_url),
                 clock=time,
                 log=context.log.info,
-                before_effect=lease.check,
+                before_effect=landing.lease.check,
+            ).land(
+                *grid.saving_window(landing.key, time.now_ms()), run_seconds=store.run_seconds, limits=store.limits()
             )
-            saving = grid.saving_window(key, time.now_ms())
-            report = landing.land(*saving, run_seconds=store.run_seconds, limits=store.limits())
-            start, end = grid.window(key)
-            snapshot = ledger.snapshot(names.prefix, start, end)
-            refuse_pruned(snapshot.jobs, names.prefix, key)
-            table = build_table(VIDEOS, snapshot.jobs, start)
-            lease.check()
-            yield dg.Output(
-                table.to_pandas(types_mapper=pd.ArrowDtype),
-                metadata={
-                    **_landing_metadata(VIDEOS, table, snapshot, max(snapshot.revision, snapshot.video_revision)),
-                    **{f"akool/videos_{state}": number for state, number in _video_counts(snapshot.jobs).items()},
-                    "akool/downloaded": report.stored,
-                    "akool/downloaded_bytes": report.bytes,
-                    "akool/failed_downloads": report.failed,
-                    "akool/deferred_downloads": report.deferred,
-                    "akool/api_calls": report.api_calls,
-                },
-            )
+            downloads = {
+                "akool/downloaded": report.stored,
+                "akool/downloaded_bytes": report.bytes,
+                "akool/failed_downloads": report.failed,
+                "akool/deferred_downloads": report.deferred,
+                "akool/api_calls": report.api_calls,
+            }
+            yield from landing.outputs([VIDEOS], downloads)
 
     return videos
 
 
-def _asset_out(names: AccountNames, spec: TableSpec) -> dg.AssetOut:
+@dataclass(frozen=True, kw_only=True)
+class _Landing:
+    """The landing of one partition, as long as its lease is held."""
+
+    kind: LandingKind
+    key: str
+    grid: PartitionGrid
+    ledger: AccountLedger
+    lease: HeldLease
+    io_manager: object
+    clock: Clock
+
+    def own(self, root: StorageRoot) -> None:
+        """Mark the storage root at the account's first landing; raise `OwnershipError` when it is not this ledger's."""
+        account, landings = self.ledger.name, self.ledger.landings
+        first = not landings.root_is_marked()
+        # A run that was killed while it made the mark left its temporary file there.
+        root.remove_stale_temporaries(account, STALE_SECONDS, self.clock)
+        ensure_owner(root, account, self.ledger.ledger_id, self.grid.granularity, first=first)
+        if first:
+            landings.note_marked_root()
+
+    def outputs(
+        self, specs: Sequence[TableSpec], metadata: Mapping[str, int] | None = None
+    ) -> Iterator[dg.Output[Any]]:
+        """Yield the tables of one snapshot, and record after each what has landed of it."""
+        start, end = self.grid.window(self.key)
+        landings = self.ledger.landings
+        with landings.snapshot(start, end) as snapshot:
+            spool = Spool(snapshot, start, specs, landings.forgotten)
+        version = snapshot.tables_version if self.kind == LandingKind.TABLES else snapshot.videos_version
+        with spool:
+            for spec in specs:
+                self.lease.check()
+                value, numbers = self._output(spool, spec)
+                # The IO manager writes while this generator waits here: inside the lease.
+                yield dg.Output(value, output_name=spec.name, metadata={**numbers, **(metadata or {})})
+                landings.record_landed(self.kind, self.key, self.lease.owner, start, spec.name, version)
+
+    def _output(self, spool: Spool, spec: TableSpec) -> tuple[object, dict[str, int | float]]:
+        table = spool.table(spec)
+        if isinstance(self.io_manager, ParquetIOManager):
+            return table, {}  # it merges the rows as it reads them, and counts what it has written
+        summary = Summary(spec)
+        rows = table.whole()
+        for batch in rows.to_batches():
+            summary.noted(batch)
+        return rows.to_pandas(types_mapper=pd.ArrowDtype), {"akool/rows": summary.rows, **summary.totals()}
+
+
+@contextmanager
+def _landing(
+    context: dg.AssetExecutionContext, names: AccountNames, grid: PartitionGrid, kind: LandingKind, clock: Clock
+) -> Iterator[_Landing]:
+    """Hold the lease of the run's partition, and show an error of ours in the UI as its sentence."""
+    resource: JobLedgerResource = getattr(context.resources, names.ledger)
+    key, begun = context.partition_key, clock.now_ms()
+    try:
+        with resource.hold(names.prefix, kind, key, context.run.run_id) as (ledger, lease):
+            _note_start(context, ledger, begun)
+            io_manager = getattr(context.resources, names.tables)
+            yield _Landing(
+                kind=kind, key=key, grid=grid, ledger=ledger, lease=lease, io_manager=io_manager, clock=clock
+            )
+    except AkoolDagsterError as error:
+        raise dg.Failure(description=str(error)) from error
+
+
+def _note_start(context: dg.AssetExecutionContext, ledger: AccountLedger, begun: int) -> None:
+    """Tell the ledger how long this run took from its launch to its first line of work, where a launch is on record."""
+    launches = context.instance.fetch_run_status_changes(
+        dg.RunStatusChangeRecordsFilter(  # not by job: SQLite's event log cannot
+            dg.DagsterEventType.RUN_STARTING, after_timestamp=begun / 1000 - _LONGEST_START_SECONDS
+        ),
+        limit=_STARTS_LOOKED_AT,
+    )
+    for launch in launches.records:
+        if launch.run_id == context.run.run_id:
+            ledger.landings.note_start(max(0, begun - int(launch.timestamp * 1000)))
+
+
+def _asset_out(
+    names: AccountNames, spec: TableSpec, description: str | None = None, kinds: set[str] | None = None
+) -> dg.AssetOut:
     return dg.AssetOut(
         key=dg.AssetKey(names.asset(spec.name)),
-        description=spec.description,
+        description=description or spec.description,
         io_manager_key=names.tables,
         metadata=_definition_metadata(spec),
         group_name=names.prefix,
-        kinds={"parquet"},
+        kinds={"parquet"} | (kinds or set()),
         is_required=False,
     )
 
@@ -181,62 +228,3 @@ def _definition_metadata(spec: TableSpec) -> dict[str, Any]:
             ]
         ),
     }
-
-
-def _landing_metadata(
-    spec: TableSpec, table: pa.Table, snapshot: PartitionSnapshot, revision: int
-) -> dict[str, int | float | str]:
-    states = Counter(job.state for job in snapshot.jobs)
-    metadata: dict[str, int | float | str] = {
-        LEDGER_METADATA: snapshot.ledger_id,
-        REVISION_METADATA: revision,
-        "akool/rows": table.num_rows,
-        "akool/completed": states[JobState.COMPLETED],
-        "akool/failed": states[JobState.FAILED],
-        "akool/pending": states[JobState.PENDING],
-    }
-    for name, column in spec.totals.items():
-        metadata[name] = pc.sum(table.column(column)).as_py() or 0
-    return metadata
-
-
-def _video_counts(jobs: Sequence[Job]) -> dict[str, int]:
-    counts = Counter(job.video_state for job in jobs if job.video_state is not None)
-    return {state: counts[state] for state in VideoState}
-
-
-@contextmanager
-def _looked_up_again(ledger: JobLedger, account: str, kind: LandingKind, partition_key: str) -> Iterator[None]:
-    """Make the next tick ask the event log about the partition, however this landing ends."""
-    collected = False
-    try:
-        yield
-    except GeneratorExit:
-        collected = True
-        raise
-    finally:
-        with suppress(LedgerUnavailableError) if collected else nullcontext():
-            ledger.landings(account).forget(kind, partition_key)
-
-
-@contextmanager
-def _in_a_hurry_when_collected(ledger: JobLedger) -> Iterator[None]:
-    """Let a landing whose run failed outside of it end without waiting.
-
-    It is ended when it is collected as garbage, which may be in the middle of a transaction of the same thread: it
-    would wait for itself. What it cannot give back then, its lease, ends within a minute.
-    """
-    try:
-        yield
-    except GeneratorExit:
-        ledger.hurry()
-        raise
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Show an error of ours in the UI as its sentence, instead of a stack trace with the sentence in it."""
-    try:
-        yield
-    except AkoolDagsterError as error:
-        raise dg.Failure(description=str(error)) from error

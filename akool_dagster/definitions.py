@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -14,10 +14,11 @@ from akool_dagster import __version__
 from akool_dagster.accounts import check_account
 from akool_dagster.assets import build_jobs_asset, build_tables_asset, build_videos_asset
 from akool_dagster.base.names import AccountNames
+from akool_dagster.base.partitions import Granularity, PartitionGrid
 from akool_dagster.clock import Clock
 from akool_dagster.io_manager import ParquetIOManager
-from akool_dagster.landing import Granularity, LandingKind, PartitionGrid
-from akool_dagster.polling import DEFAULT_IDS_PER_REQUEST
+from akool_dagster.ledger import LandingKind
+from akool_dagster.polling.poll_pass import DEFAULT_IDS_PER_REQUEST
 from akool_dagster.resources import AkoolResource, JobLedgerResource, VideoStoreResource
 from akool_dagster.sensors import SensorSettings, build_poll_sensor
 from akool_dagster.tables import RESULT_TABLES
@@ -26,6 +27,8 @@ DagsterLibraryRegistry.register("akool-dagster", __version__, is_dagster_package
 
 FIRST_DAY = date(2025, 8, 1)
 """The month Akool published the Image to Video API: no job is older."""
+MAX_RUNTIME_SECONDS = 3600
+"""A landing of tables takes no longer, and one of videos no longer after its last download."""
 
 
 def build_akool_definitions(
@@ -41,9 +44,11 @@ def build_akool_definitions(
     minimum_interval_seconds: int = 30,
     default_sensor_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
     ids_per_request: int = DEFAULT_IDS_PER_REQUEST,
+    concurrent_requests: int = 4,
+    requests_per_second: float | None = None,
     tick_seconds: float = 45.0,
     landing_interval_seconds: float = 60.0,
-    run_start_seconds: float = 900.0,
+    run_start_seconds: float | None = None,
     video_store: VideoStoreResource | None = None,
     io_manager: Any = None,
     clock: Clock | None = None,
@@ -55,7 +60,8 @@ def build_akool_definitions(
             root, and the start of every job's, sensor's and resource's name. Two accounts in one deployment take two.
         akool: How to reach Akool's API.
         ledger: Where the jobs are recorded. Accounts may share a ledger.
-        storage_root: Absolute path or fsspec URL of the folder that tables and videos go to; may be an ``EnvVar``.
+        storage_root: Absolute path, or s3://, gs:// or az:// URL, of the folder that tables and videos go to; may be an
+            ``EnvVar``.
         tables: Which of ``results``, ``credits``, ``durations`` and ``statuses`` to land.
         videos: Whether to download the videos.
         start_date: The first partition (UTC). Results of older jobs are polled and their videos saved, but they are
@@ -64,15 +70,20 @@ def build_akool_definitions(
         minimum_interval_seconds: Seconds between two ticks of the sensor.
         default_sensor_status: Whether the sensor runs without being switched on.
         ids_per_request: Most ids in one call. Akool publishes no maximum.
+        concurrent_requests: Most calls to Akool at the same time.
+        requests_per_second: Most calls to Akool that a tick starts in a second; no limit by default.
         tick_seconds: Most seconds that one tick takes; below the time-out of what stands between Dagster's daemon
             and the code location.
         landing_interval_seconds: Least seconds between two landings of one partition. Tables that take long to write
-            also wait for ten times as long as that took.
-        run_start_seconds: Seconds that a run may take from its launch to its first line of work (a container may have
-            to be pulled). A run that was killed before is replaced only after this long.
+            also wait for ten times as long as their last successful run took, at most an hour.
+        run_start_seconds: Seconds that a launched run may take until it begins to land; then another run is asked
+            for. By default twice as long as the slowest run of today and yesterday took, and at least 60. Two runs of
+            one partition are harmless.
         video_store: How videos are downloaded; a `VideoStoreResource` at ``storage_root`` by default.
-        io_manager: What writes and reads the tables; a `ParquetIOManager` at ``storage_root`` by default. One of
-            another kind replaces a partition without the checks against an older or foreign ledger.
+        io_manager: What writes and reads the tables; a `ParquetIOManager` at ``storage_root`` by default, which
+            merges a landing with the rows that are there. One of another kind replaces a partition by what the ledger
+            holds: an older or new ledger takes rows back, and a pruned partition comes out empty when it lands again.
+            Pruning needs a `ParquetIOManager`.
         clock: The time of the sensor and the downloads, for tests; the machine's by default.
 
     Raises:
@@ -86,15 +97,18 @@ def build_akool_definitions(
     chosen = _chosen_tables(tables)
     if not chosen and not videos:
         raise ValueError("Nothing to land: give at least one table, or videos=True.")
-    if not isinstance(ids_per_request, int) or ids_per_request < 1 or not 0 < tick_seconds <= 55:
-        raise ValueError("ids_per_request must be at least 1 and whole, and tick_seconds above 0 and at most 55.")
-    for name, seconds in {
-        "minimum_interval_seconds": minimum_interval_seconds,
-        "landing_interval_seconds": landing_interval_seconds,
-        "run_start_seconds": run_start_seconds,
-    }.items():
-        if not (math.isfinite(seconds) and seconds >= 0):
-            raise ValueError(f"{name} is {seconds}: it must be a number of seconds, and not below 0.")
+    _check_numbers(
+        whole={"ids_per_request": ids_per_request, "concurrent_requests": concurrent_requests},
+        seconds={
+            "minimum_interval_seconds": minimum_interval_seconds,
+            "landing_interval_seconds": landing_interval_seconds,
+            "run_start_seconds": run_start_seconds or 0,
+        },
+    )
+    if not 0 < tick_seconds <= 55:
+        raise ValueError(f"tick_seconds is {tick_seconds}: it must be above 0 and at most 55.")
+    if requests_per_second is not None and not 0 < requests_per_second < math.inf:
+        raise ValueError(f"requests_per_second is {requests_per_second}: give a number above 0, or None for no limit.")
 
     tables_writer = ParquetIOManager(storage_root=storage_root) if io_manager is None else io_manager
     store = video_store or VideoStoreResource(storage_root=storage_root)
@@ -106,20 +120,26 @@ def build_akool_definitions(
 
     partitions_def = partitions_for(grid)
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [build_jobs_asset(names)]
-    jobs = []
+    landed: dict[LandingKind, Sequence[str]] = {}
     if chosen:
         assets.append(build_tables_asset(names, grid, partitions_def, chosen))
-        jobs.append(_landing_job(names, LandingKind.TABLES, chosen))
+        landed[LandingKind.TABLES] = chosen
     if videos:
         assets.append(build_videos_asset(names, grid, partitions_def, chosen, clock))
-        jobs.append(_landing_job(names, LandingKind.VIDEOS, ["videos"]))
+        landed[LandingKind.VIDEOS] = ["videos"]
+    jobs = [_landing_job(names, kind, written) for kind, written in landed.items()]
     sensor = build_poll_sensor(
         SensorSettings(
             names=names,
             grid=grid,
-            tables=chosen,
-            videos=videos,
+            assets=landed,
+            max_runtime_seconds={
+                LandingKind.TABLES: MAX_RUNTIME_SECONDS,
+                LandingKind.VIDEOS: MAX_RUNTIME_SECONDS + int(store.run_seconds + store.seconds_per_file),
+            },
             ids_per_request=ids_per_request,
+            concurrent_requests=concurrent_requests,
+            requests_per_second=requests_per_second,
             tick_seconds=tick_seconds,
             landing_interval_seconds=landing_interval_seconds,
             run_start_seconds=run_start_seconds,
@@ -157,6 +177,15 @@ def _landing_job(names: AccountNames, kind: LandingKind, assets: Sequence[str]) 
         description=what,
         executor_def=dg.in_process_executor,  # one step: a process of its own would only add its start
     )
+
+
+def _check_numbers(whole: Mapping[str, int], seconds: Mapping[str, float]) -> None:
+    for name, number in whole.items():
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} is {number}: it must be a whole number, and at least 1.")
+    for name, span in seconds.items():
+        if not (math.isfinite(span) and span >= 0):
+            raise ValueError(f"{name} is {span}: it must be a number of seconds, and not below 0.")
 
 
 def _chosen_tables(tables: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -14,21 +14,13 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.landed_files import ended_ids, landed_file, parse_parquet, read_parquet
-from akool_dagster.object_storage import NOTHING
-from akool_dagster.ownership import (
-    FIRST_LANDING_METADATA,
-    LEDGER_METADATA,
-    REVISION_METADATA,
-    ensure_owner,
-    refuse_going_back,
-)
 from akool_dagster.storage import StorageError, StorageRoot, refuse_credentials
-from akool_dagster.tables import TABLES
+from akool_dagster.storage.marker import ledger_command
+from akool_dagster.tables.columns import TABLES
+from akool_dagster.tables.files import COMPRESSION, STALE_SECONDS, LandedTable, land, read_table
+from akool_dagster.tables.spool import SpooledTable
 
 _HOURLY_KEY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]{2}:[0-9]{2}")
-STALE_SECONDS = 900.0
-"""A temporary file that nobody wrote to for so long was left by a killed run."""
 TABLE_METADATA = "akool/table"
 """Definition metadata of an asset that is one of `akool_dagster.tables.TABLES`."""
 
@@ -39,8 +31,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     An asset without partitions goes to ``<storage_root>/<asset key>.parquet``. The index of a DataFrame becomes
     columns, unless it only counts rows: has no name and is of integers, as after filtering. Loads a pandas DataFrame
     with Arrow-backed types (NumPy has no exact 64-bit integer with nulls), or a ``pyarrow.Table`` where the input is
-    annotated so; several partitions are put one after the other. Tables of this package keep their own schema, and
-    are not replaced by an older ledger's (see `akool_dagster.ownership`).
+    annotated so; several partitions are put one after the other. Tables of this package are merged with the file that
+    is there (see `akool_dagster.tables.merge`), everything else replaces it.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -55,16 +47,31 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     @field_validator("storage_root", mode="before")
     @classmethod
     def _refuse_credentials(cls, value: object) -> object:
-        return without_credentials(value)
+        if isinstance(value, str) and not isinstance(value, dg.EnvVar):
+            refuse_credentials(value)
+        return value
 
-    def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame | pa.Table | None) -> None:
+    def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame | pa.Table | SpooledTable | None) -> None:
         """Write one asset or one partition of it; adds path, rows and bytes to the materialisation's metadata."""
         if obj is None:
             return
+        partition_key = context.asset_partition_key if context.has_asset_partitions else None
         try:
-            self._write(context, obj)
+            root, relative = self.root(), _relative_path(context.asset_key, partition_key)
+            if isinstance(obj, SpooledTable):
+                landed = land(root, relative, obj.spec, obj, obj.forgotten, SystemClock())
+            else:
+                landed = _write(root, relative, _arrow_table(obj))
         except AkoolDagsterError as error:
             raise dg.Failure(description=str(error)) from error
+        context.add_output_metadata(
+            {
+                **(_landing_metadata(landed, context.asset_key.path[0]) if isinstance(obj, SpooledTable) else {}),
+                "dagster/row_count" if partition_key is None else "dagster/partition_row_count": landed.rows,
+                "akool/file_bytes": landed.bytes,
+                "dagster/uri": root.uri(relative),
+            }
+        )
 
     def load_input(self, context: dg.InputContext) -> pd.DataFrame | pa.Table:
         """Read one asset: the partitions that the consumer depends on and that have landed, or the one file."""
@@ -76,54 +83,17 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             return table
         return table.to_pandas(types_mapper=pd.ArrowDtype)
 
-    def _write(self, context: dg.OutputContext, obj: pd.DataFrame | pa.Table) -> None:
-        root = self._open()
-        relative = _relative_path(
-            context.asset_key, context.asset_partition_key if context.has_asset_partitions else None
-        )
-        table = _arrow_table(obj, _own_schema(context.definition_metadata))
-        stamp = _stamp(context.output_metadata)
-        adopted: Collection[str] = ()
-        if stamp:
-            table = table.replace_schema_metadata({**(table.schema.metadata or {}), **stamp})
-            first = FIRST_LANDING_METADATA in context.output_metadata
-            folder = "/".join(context.asset_key.path[:-1])
-            adopted = ensure_owner(root, folder, stamp[LEDGER_METADATA], first=first).adopted
-            # A run that was killed while it made the mark left its temporary file there.
-            root.remove_stale_temporaries(folder, STALE_SECONDS, SystemClock())
-        if "/" in relative:
-            root.remove_stale_temporaries(relative.rpartition("/")[0], STALE_SECONDS, SystemClock())
-        with root.temporary(relative) as file:
-            try:
-                with root.files.open(file, "xb") as sink:
-                    pq.write_table(table, sink, compression="zstd")
-            except pa.ArrowException as error:
-                raise StorageError(f"Cannot write {root.uri(relative)}: {error}") from error
-            size = file.stat().st_size
-            found = root.look(relative) if stamp else None
-            if found is not None and found != NOTHING:
-                # Right before the rename, so that a run that was stopped in between does not put old rows back.
-                refuse_going_back(
-                    landed_file(root, relative),
-                    stamp[LEDGER_METADATA],
-                    int(stamp[REVISION_METADATA]),
-                    table.column("_id").to_pylist(),
-                    ended_ids=ended_ids(table),
-                    adopted=adopted,
-                )
-            root.publish(file, relative, replacing=found)
-        rows = {"dagster/partition_row_count" if context.has_asset_partitions else "dagster/row_count": table.num_rows}
-        context.add_output_metadata({"dagster/uri": root.uri(relative), "akool/file_bytes": size, **rows})
+    def root(self) -> StorageRoot:
+        """Return the storage root. Raises `StorageError` for a path or URL that cannot be one."""
+        if self._root is None:
+            self._root = StorageRoot(self.storage_root)
+        return self._root
 
     def _read(self, context: dg.InputContext) -> pa.Table:
-        root = self._open()
-        if not context.has_asset_partitions:
-            return read_parquet(root, _relative_path(context.asset_key, None))
-        keys = list(context.asset_partition_keys)
+        root = self.root()
+        keys = list(context.asset_partition_keys) if context.has_asset_partitions else [None]
         paths = [_relative_path(context.asset_key, key) for key in keys]
-        tables = [
-            parse_parquet(root, path, content) for path in paths if (content := root.read_if_there(path)) is not None
-        ]
+        tables = [table for path in paths if (table := read_table(root, path)) is not None]
         if tables:
             return _joined([table.replace_schema_metadata(None) for table in tables], context.asset_key)
         upstream = context.upstream_output
@@ -131,22 +101,39 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         if schema is None or len(keys) == 1:
             raise StorageError(
                 f"Nothing has landed of {context.asset_key.to_user_string()} yet"
-                + (f" for {keys[0]}" if len(keys) == 1 else "")
+                + (f" for {keys[0]}" if len(keys) == 1 and keys[0] is not None else "")
                 + f": there is no {root.uri(paths[0]) if paths else 'partition'}. Materialize it first."
             )
         return schema.empty_table()
 
-    def _open(self) -> StorageRoot:
-        if self._root is None:
-            self._root = StorageRoot(self.storage_root)
-        return self._root
+
+def _write(root: StorageRoot, relative: str, table: pa.Table) -> LandedTable:
+    if "/" in relative:
+        root.remove_stale_temporaries(relative.rpartition("/")[0], STALE_SECONDS, SystemClock())
+    with root.temporary(relative) as file:
+        try:
+            with root.files.open(file, "xb") as sink:
+                pq.write_table(table, sink, compression=COMPRESSION)
+        except pa.ArrowException as error:
+            raise StorageError(f"Cannot write {root.uri(relative)}: {error}") from error
+        size = file.stat().st_size
+        root.publish(file, relative)
+    return LandedTable(rows=table.num_rows, bytes=size)
 
 
-def without_credentials(storage_root: object) -> object:
-    """Return a storage root as it is. Raises `StorageError` when it holds credentials, which the UI would show."""
-    if isinstance(storage_root, str) and not isinstance(storage_root, dg.EnvVar):
-        refuse_credentials(storage_root)
-    return storage_root
+def _landing_metadata(landed: LandedTable, account: str) -> dict[str, int | float | str]:
+    metadata: dict[str, int | float | str] = {
+        "akool/rows": landed.rows,
+        **landed.totals,
+        "akool/carried_over": landed.carried_over,
+        "akool/carried_over_not_ended": landed.carried_over_not_ended,
+    }
+    if landed.carried_over_not_ended:
+        metadata["akool/hint"] = (
+            f"{landed.carried_over_not_ended} rows that have not ended are only in the file: the ledger does not know "
+            f"them, so nobody polls or downloads them. Run {ledger_command('adopt', account)}."
+        )
+    return metadata
 
 
 def _relative_path(key: dg.AssetKey, partition_key: str | None) -> str:
@@ -168,24 +155,22 @@ def _own_schema(definition_metadata: Mapping[str, Any] | None) -> pa.Schema | No
     return None if spec is None else spec.schema
 
 
-def _arrow_table(obj: pd.DataFrame | pa.Table, schema: pa.Schema | None) -> pa.Table:
+def _arrow_table(obj: pd.DataFrame | pa.Table) -> pa.Table:
     if isinstance(obj, pd.DataFrame):
         try:
-            if schema is None and not _only_counts(obj.index):
-                obj = obj.reset_index()
-            table = pa.Table.from_pandas(obj, schema=schema, preserve_index=False)
+            frame = obj if _only_counts(obj.index) else obj.reset_index()
+            return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise StorageError(
                 f"This DataFrame cannot be stored as a table: {error}. Each column, the index included, needs a name "
                 "of its own and values of one type that Arrow has."
             ) from error
-        return table.replace_schema_metadata(None if schema is None else schema.metadata)
     if not isinstance(obj, pa.Table):
         raise StorageError(
             f"This IO manager stores pandas DataFrames and pyarrow Tables, not {type(obj).__name__}. Return one of "
             "those, or give the asset another IO manager; reading an input does not need this one."
         )
-    return obj if schema is None else obj.cast(schema)
+    return obj
 
 
 def _only_counts(index: pd.Index) -> bool:
@@ -200,10 +185,3 @@ def _joined(tables: Sequence[pa.Table], asset_key: dg.AssetKey) -> pa.Table:
             f"The partitions of {asset_key.to_user_string()} do not go into one table: {error}. Materialize them with "
             "the same type in each column, or depend on fewer of them."
         ) from error
-
-
-def _stamp(output_metadata: Mapping[str, Any]) -> dict[str, str]:
-    stamp = {name: output_metadata.get(name) for name in (LEDGER_METADATA, REVISION_METADATA)}
-    if None in stamp.values():
-        return {}
-    return {name: str(getattr(value, "value", value)) for name, value in stamp.items()}

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_network
 from typing import Any
 
 import dagster as dg
-from pydantic import ConfigDict, Field, JsonValue, field_validator
+from pydantic import ConfigDict, Field, JsonValue, PrivateAttr, field_validator
 
-from akool_dagster.api.base_url import checked_base_url
+from akool_dagster.api.base_url import DEFAULT_BASE_URL, checked_base_url
 from akool_dagster.api.client import AkoolClient
 from akool_dagster.api.credentials import credentials_from
-from akool_dagster.io_manager import without_credentials
-from akool_dagster.ledger import JobLedger
-from akool_dagster.settings import DEFAULT_BASE_URL
-from akool_dagster.storage import StorageRoot
-from akool_dagster.videos.addresses import AddressPolicy
+from akool_dagster.http.addresses import AddressPolicy
+from akool_dagster.http.bounds import LowSpeedLimit
+from akool_dagster.ledger import AccountLedger, HeldLease, JobLedger, LandingKind
+from akool_dagster.storage import StorageRoot, refuse_credentials
 from akool_dagster.videos.fetch import FetchLimits
-from akool_dagster.videos.stall import MinimumPace
 
 _SECRET: dict[str, JsonValue] = {"dagster__is_secret": True}
 _QUIET = ConfigDict(hide_input_in_errors=True)  # a key given as a number, or in a list, would be quoted
@@ -91,6 +91,8 @@ class JobLedgerResource(dg.ConfigurableResource[Any]):
         default=15.0, gt=0, description="Seconds to wait for what another process is writing to the ledger."
     )
 
+    _held: list[ExitStack] = PrivateAttr(default_factory=list)
+
     def open(self) -> JobLedger:
         """Open the ledger; never create one. Raises `LedgerError` leaves that say what to do."""
         return JobLedger.open(self.url, busy_timeout=self.busy_timeout)
@@ -98,6 +100,26 @@ class JobLedgerResource(dg.ConfigurableResource[Any]):
     def create(self) -> JobLedger:
         """Open the ledger, creating or upgrading it where needed: for assets that track new jobs."""
         return JobLedger.create(self.url, busy_timeout=self.busy_timeout)
+
+    @contextmanager
+    def hold(
+        self, account: str, kind: LandingKind, partition_key: str, run_id: str
+    ) -> Iterator[tuple[AccountLedger, HeldLease]]:
+        """Open the ledger and hold the lease of a partition while the block runs, at most until the run's teardown.
+
+        A run that fails outside of the block, as in an IO manager, leaves the block's generator suspended: then
+        `teardown_after_execution` gives the lease back. Raises `LeaseHeldError` when another run goes on holding it.
+        """
+        stack = ExitStack()
+        self._held.append(stack)
+        with stack:
+            ledger = stack.enter_context(self.open()).account(account)
+            yield ledger, stack.enter_context(ledger.leases.acquire(kind, partition_key, run_id))
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Release the leases that the run still holds, and close their ledgers. Called when the run fails, too."""
+        while self._held:
+            self._held.pop().close()
 
 
 class VideoStoreResource(dg.ConfigurableResource[Any]):
@@ -123,7 +145,7 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
         description="Seconds over which stall_bytes_per_second must be kept up; a download below is tried again later.",
     )
     stall_bytes_per_second: float = Field(
-        default=1024.0, ge=0, description="Slowest pace of a download, averaged over stall_seconds, in bytes a second."
+        default=1024.0, ge=0, description="Slowest acceptable download, averaged over stall_seconds, in bytes a second."
     )
     reserve_bytes: int = Field(
         default=64 * 1024**2,
@@ -141,7 +163,9 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
     @field_validator("storage_root", mode="before")
     @classmethod
     def _refuse_credentials(cls, value: object) -> object:
-        return without_credentials(value)
+        if isinstance(value, str) and not isinstance(value, dg.EnvVar):
+            refuse_credentials(value)
+        return value
 
     @field_validator("allowed_networks")
     @classmethod
@@ -161,7 +185,7 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
             threads=self.threads,
             seconds_per_file=self.seconds_per_file,
             max_bytes=self.max_bytes,
-            minimum_pace=MinimumPace(bytes_per_s=self.stall_bytes_per_second, over_seconds=self.stall_seconds),
+            low_speed=LowSpeedLimit(bytes_per_second=self.stall_bytes_per_second, seconds=self.stall_seconds),
             reserve_bytes=self.reserve_bytes,
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from akool_dagster.api.base_url import DEFAULT_BASE_URL
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.ledger.database import parse_ledger_url
 from akool_dagster.storage import StorageRoot
@@ -19,8 +20,6 @@ BASE_URL = "AKOOL_BASE_URL"
 STORAGE = "AKOOL_STORAGE"
 LEDGER_URL = "AKOOL_LEDGER_URL"
 DAGSTER_HOME = "DAGSTER_HOME"
-
-DEFAULT_BASE_URL = "https://openapi.akool.com"
 
 
 class SettingsError(AkoolDagsterError):

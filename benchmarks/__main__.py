@@ -1,4 +1,4 @@
-"""``python -m benchmarks [poll] [land] [download] [ledger] [--quick]``: measure and print one table."""
+"""``python -m benchmarks [poll] [land] [download] [ledger] [tick] [--quick]``: measure and print one table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from time import perf_counter
 
 from benchmarks.report import Line, show
 
-BENCHMARKS = ("poll", "land", "download", "ledger")
+BENCHMARKS = ("poll", "land", "download", "ledger", "tick")
 
 
 def main() -> None:

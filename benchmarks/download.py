@@ -12,17 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 
 import av
 import numpy as np
 
 from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.http.addresses import AddressPolicy
+from akool_dagster.http.bounds import Bounds
+from akool_dagster.http.transport import HttpTransport
 from akool_dagster.storage import StorageRoot
-from akool_dagster.videos.addresses import AddressPolicy
+from akool_dagster.videos.download import HEADERS
 from akool_dagster.videos.fetch import FetchLimits, VideoRequest, fetch_videos
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
-from akool_dagster.videos.transport import VideoTransport
 from benchmarks.ledgers import DAY_START_MS, job_ids
 from benchmarks.processes import in_fresh_process, peak_memory
 from benchmarks.report import Line, best_of_rounds, megabytes, say, seconds
@@ -185,25 +186,24 @@ def _fetch(folder: Path, base_url: str, urls: Sequence[str]) -> None:
 def _fetch_plainly(folder: Path, base_url: str, urls: Sequence[str]) -> None:
     """Do what `fetch_videos` does but for hashing and demuxing."""
     root = StorageRoot(str(folder))
-    deadline = Deadline(SystemClock(), ALL_SECONDS)
-    transports: SimpleQueue[VideoTransport] = SimpleQueue()
-    for _ in range(THREADS):
-        transports.put(VideoTransport(AddressPolicy(base_url)))
+    bounds = Bounds(deadline=Deadline(SystemClock(), ALL_SECONDS))
 
     def fetch(url: str) -> None:
-        transport = transports.get()
         relative = f"akool/videos/{url.rpartition('/')[2]}"
         with root.temporary(relative) as path:
-            with transport.get(url, deadline) as response, root.files.open(path, "xb") as file:
+            with (
+                http.request("GET", url, bounds=bounds, headers=HEADERS) as response,
+                root.files.open(path, "xb") as file,
+            ):
                 for chunk in response.chunks:
                     file.write(chunk)
             root.publish(path, relative)
-        transports.put(transport)
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with (
+        closing(HttpTransport(AddressPolicy(base_url), connections=THREADS)) as http,
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
         list(pool.map(fetch, urls))
-    for _ in range(THREADS):
-        transports.get().close()
 
 
 def _fetch_with_curl(curl: str, sync: bool, folder: Path, base_url: str, urls: Sequence[str]) -> None:

@@ -177,7 +177,7 @@ def _bare_loop(session: requests.Session, base_url: str, ids: Sequence[str], ids
 
 def _our_pass(ledger: JobLedger, client: AkoolClient, clock: Clock, due: int, ids_per_request: int) -> None:
     report = run_poll_pass(
-        ledger, client, ACCOUNT, clock=clock, deadline=Deadline(clock, 3600), ids_per_request=ids_per_request
+        ledger.account(ACCOUNT), client, clock=clock, deadline=Deadline(clock, 3600), ids_per_request=ids_per_request
     )
     assert (report.polled, report.recorded.changed) == (due, due), report
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -24,7 +23,7 @@ from rich.table import Table
 from akool_dagster import JobLedger, TrackRequest
 from akool_dagster.clock import SystemClock
 from akool_dagster.emulator import AkoolEmulator, population
-from akool_dagster.ledger import JobState, VideoState
+from akool_dagster.ledger import AccountLedger, JobState, VideoState
 from akool_dagster.tables import TABLES
 
 JOBS = 24
@@ -33,6 +32,7 @@ SEED = 7
 GIVE_UP_SECONDS = 240
 REPOSITORY = Path(__file__).resolve().parent.parent
 ACCOUNT = "akool"
+DAY_MS = 86_400_000
 
 console = Console()
 
@@ -63,34 +63,25 @@ class Standing:
     jobs: dict[str, int]
     videos: dict[str, int]
     landed: int
-    to_land: int
+    """Table files, the videos' manifests included."""
+    dirty: int
+    """Days with something that has not landed."""
 
     @property
     def done(self) -> bool:
-        return not (self.jobs.get(JobState.PENDING) or self.videos.get(VideoState.PENDING)) and (
-            0 < self.to_land == self.landed
-        )
+        return not (self.jobs.get(JobState.PENDING) or self.videos.get(VideoState.PENDING) or self.dirty)
 
 
-def standing(ledger: JobLedger, home: Home) -> Standing:
-    """Compare what the ledger knows with the files that lie there."""
-    counts = ledger.counts(ACCOUNT)
-    heads: dict[tuple[str, str], int] = {}
-    for hour in ledger.heads(ACCOUNT):
-        day = time.strftime("%Y-%m-%d", time.gmtime(hour.hour_at / 1000))
-        for table in TABLES:
-            head = hour.video_head if table == "videos" else hour.head
-            if head:
-                heads[table, day] = max(head, heads.get((table, day), 0))
-    landed = sum(revision(home.tables / table / f"{day}.parquet") >= head for (table, day), head in heads.items())
-    return Standing(jobs=dict(counts.states), videos=dict(counts.videos), landed=landed, to_land=len(heads))
-
-
-def revision(file: Path) -> int:
-    """Return the ledger's revision that a Parquet file shows; -1 when there is no file yet."""
-    if not file.exists():
-        return -1
-    return int((pq.read_schema(file).metadata or {}).get(b"akool/revision", b"-1"))
+def standing(account: AccountLedger) -> Standing:
+    """Return what the ledger knows of the jobs and of what has landed."""
+    counts = account.counts()
+    tables = [name for name in TABLES if name != "videos"]
+    return Standing(
+        jobs=dict(counts.states),
+        videos=dict(counts.videos),
+        landed=len(account.landings.landed(0)),
+        dirty=len(account.landings.dirty(DAY_MS, tables, videos=True)),
+    )
 
 
 def progress(now: Standing, emulator: AkoolEmulator, seconds: float) -> Table:
@@ -100,7 +91,7 @@ def progress(now: Standing, emulator: AkoolEmulator, seconds: float) -> Table:
     table.add_row("jobs ended", f"{ended} of {sum(now.jobs.values())}")
     table.add_row("calls to resultsByIds", str(len(emulator.journal.calls("resultsByIds"))))
     table.add_row("videos stored", f"{now.videos.get(VideoState.STORED, 0)} of {sum(now.videos.values())}")
-    table.add_row("Parquet partitions landed", f"{now.landed} of {now.to_land}")
+    table.add_row("Parquet files landed", f"{now.landed} ({now.dirty} days have more to land)")
     table.add_row("", f"{seconds:.0f} s (Dagster's daemon takes a few seconds to start)")
     return table
 
@@ -121,12 +112,12 @@ def running(command: list[str], home: Home, environment: dict[str, str]) -> Iter
                 process.wait()
 
 
-def wait_until_landed(ledger: JobLedger, home: Home, emulator: AkoolEmulator, daemon: subprocess.Popen[bytes]) -> bool:
+def wait_until_landed(account: AccountLedger, emulator: AkoolEmulator, daemon: subprocess.Popen[bytes]) -> bool:
     """Show the progress until everything has landed; return whether it did."""
     started = time.monotonic()
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         while True:
-            now = standing(ledger, home)
+            now = standing(account)
             seconds = time.monotonic() - started
             live.update(progress(now, emulator, seconds))
             if now.done:
@@ -196,7 +187,8 @@ def main() -> int:
     # Without a handler SIGTERM would end this process alone and leave Dagster's running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     home = Home(Path(tempfile.mkdtemp(prefix="akool-demo-")))
-    (home.folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
+    settings = (REPOSITORY / "example_repo" / "dagster.yaml").read_text()
+    (home.folder / "dagster.yaml").write_text(settings + "telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
     jobs = [
         # Moved by polls, so that each is seen in every state whatever the machine's speed.
         replace(job, queue_polls=index % 2, processing_polls=1 + index % 3 // 2)
@@ -209,12 +201,12 @@ def main() -> int:
             "AKOOL_API_KEY": "emulator-key",
             "AKOOL_BASE_URL": emulator.base_url,
         }
-        ledger = stack.enter_context(JobLedger.create(home.ledger_url))
+        account = stack.enter_context(JobLedger.create(home.ledger_url)).account(ACCOUNT)
         requests = [
             TrackRequest(job_id=job.job_id, labels={"campaign": ("spring", "autumn")[index % 2]})
             for index, job in enumerate(jobs)
         ]
-        report = ledger.track(ACCOUNT, requests)
+        report = account.track(requests)
         console.print(f"An emulated Akool runs at {emulator.base_url}; {report.added} jobs are tracked.")
         daemon = stack.enter_context(
             running([_tool("dagster-daemon"), "run", "-w", "workspace.yaml"], home, environment)
@@ -222,8 +214,8 @@ def main() -> int:
         if options.ui:
             server = [_tool("dagster-webserver"), "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(options.port)]
             stack.enter_context(running(server, home, environment))
-        if not wait_until_landed(ledger, home, emulator, daemon):
-            console.print(f"Not everything landed: {standing(ledger, home)}", style="bold red")
+        if not wait_until_landed(account, emulator, daemon):
+            console.print(f"Not everything landed: {standing(account)}", style="bold red")
             console.print("".join(home.log.read_text().splitlines(keepends=True)[-40:]), highlight=False)
             return 1
         console.print(landed_days(home))

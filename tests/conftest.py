@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from akool_dagster.emulator import AkoolEmulator
+from akool_dagster.http import bounds
 from tests.clock import FakeClock
 from tests.deployment import QUIET, Deployment
 
@@ -41,6 +42,12 @@ def system_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield folder
     assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let threads that wait for a server look at their bounds every few milliseconds."""
+    monkeypatch.setattr(bounds, "SLICE_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 
 from akool_dagster import AkoolResource, JobLedger, JobLedgerResource, TrackRequest, build_akool_definitions
 from akool_dagster.emulator import AkoolEmulator, EmulatedJob
+from akool_dagster.ledger import AccountLedger
 
 API_KEY = "emulator-key"
 QUIET: dict[str, Any] = {"telemetry": {"enabled": False}}
@@ -76,12 +77,18 @@ class Deployment:
 
     def track(self, *job_ids: str, **labels: str) -> None:
         with JobLedger.create(self.ledger_url) as ledger:
-            ledger.track(self.prefix, [TrackRequest(job_id=job_id, labels=labels) for job_id in job_ids])
+            ledger.account(self.prefix).track([TrackRequest(job_id=job_id, labels=labels) for job_id in job_ids])
 
     @contextmanager
     def ledger(self) -> Iterator[JobLedger]:
         with JobLedger.open(self.ledger_url) as ledger:
             yield ledger
+
+    @contextmanager
+    def account(self) -> Iterator[AccountLedger]:
+        """Give the account's part of the ledger."""
+        with self.ledger() as ledger:
+            yield ledger.account(self.prefix)
 
     def tick(self) -> Tick:
         """Evaluate the sensor once, as the daemon would."""
@@ -110,14 +117,13 @@ class Deployment:
         )
 
     def settle(self, ticks: int = 12) -> int:
-        """Tick and run until nothing is due and two ticks ask for nothing; return how many runs that took."""
-        runs = idle = 0
+        """Tick and run until a tick asks for nothing and nothing is due; return how many runs that took."""
+        runs = 0
         for _ in range(ticks):
             requests = self.tick().requests
-            with self.ledger() as ledger:
-                idle = 0 if requests or ledger.counts(self.prefix).due else idle + 1
-            if idle == 2:  # what a tick polls is landed by the next one
-                return runs
+            with self.account() as account:
+                if not requests and not account.counts().due:
+                    return runs
             for request in requests:
                 result = self.run(request)
                 assert result.success, failure_of(result)

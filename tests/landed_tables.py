@@ -7,74 +7,60 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
-import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from akool_dagster import TABLES, JobLedger, ParquetIOManager
-from akool_dagster.io_manager import TABLE_METADATA
-from akool_dagster.landing import Granularity, PartitionGrid
-from akool_dagster.ownership import FIRST_LANDING_METADATA, LEDGER_METADATA, REVISION_METADATA
-from akool_dagster.tables import VIDEOS, build_tables, refuse_pruned
+from akool_dagster.base.partitions import Granularity, PartitionGrid
+from akool_dagster.clock import Clock, SystemClock
+from akool_dagster.ledger import AccountLedger
+from akool_dagster.storage import StorageRoot
+from akool_dagster.storage.marker import ensure_owner
+from akool_dagster.tables import TABLES
+from akool_dagster.tables.files import LandedTable, land
+from akool_dagster.tables.spool import Spool
 
 Rows = dict[str, list[dict[str, Any]]]
-
-
-class _PartitionContext(dg.OutputContext):
-    """What an IO manager is told of a partition; `build_output_context` takes half a second to say the same."""
-
-    @property
-    def has_asset_partitions(self) -> bool:
-        return True
-
-    @property
-    def asset_partition_key(self) -> str:
-        return self.partition_key
+"""The rows of each table."""
 
 
 def grid_of(granularity: Granularity = Granularity.DAILY) -> PartitionGrid:
     return PartitionGrid(granularity, datetime(2020, 1, 1, tzinfo=UTC))
 
 
-def land(
-    ledger: JobLedger,
-    root: Path,
-    account: str = "akool",
-    *,
-    tables: Collection[str] = tuple(TABLES),
-    granularity: Granularity = Granularity.DAILY,
-) -> None:
+def land_all(ledger: AccountLedger, root: Path, **options: Any) -> None:
     """Land every partition that the ledger has jobs of."""
-    grid = grid_of(granularity)
-    keys = {grid.key(job.partition_at, 2**42) for job in ledger.iter_jobs(account)} - {None}
+    grid = grid_of(options.get("granularity", Granularity.DAILY))
+    keys = {grid.key(job.partition_at, 2**42) for job in ledger.jobs()} - {None}
     for key in sorted(key for key in keys if key is not None):
-        land_partition(ledger, root, account, key, tables=tables, granularity=granularity)
+        land_partition(ledger, root, key, **options)
 
 
 def land_partition(
-    ledger: JobLedger,
+    ledger: AccountLedger,
     root: Path,
-    account: str,
     key: str,
     *,
     tables: Collection[str] = tuple(TABLES),
     granularity: Granularity = Granularity.DAILY,
-) -> None:
+    clock: Clock | None = None,
+) -> dict[str, LandedTable]:
+    """Land one partition of some tables, and mark the root when it is the ledger's first landing."""
     start, end = grid_of(granularity).window(key)
-    snapshot = ledger.snapshot(account, start, end)
-    refuse_pruned(snapshot.jobs, account, key)
-    landings = ledger.landings(account)
-    first: dict[str, Any] = {} if landings.have_begun() else {FIRST_LANDING_METADATA: 1}
-    for name, table in build_tables([TABLES[name] for name in sorted(tables)], snapshot.jobs, start).items():
-        revision = max(snapshot.revision, snapshot.video_revision) if name == VIDEOS.name else snapshot.revision
-        context = _PartitionContext(
-            asset_key=dg.AssetKey([account, name]),
-            partition_key=key,
-            definition_metadata={TABLE_METADATA: name},
-            output_metadata={LEDGER_METADATA: snapshot.ledger_id, REVISION_METADATA: revision, **first},
-        )
-        ParquetIOManager(storage_root=str(root)).handle_output(context, table.to_pandas(types_mapper=pd.ArrowDtype))
-    landings.note_first()
+    storage, landings, specs = StorageRoot(str(root)), ledger.landings, [TABLES[name] for name in sorted(tables)]
+    ensure_owner(storage, ledger.name, ledger.ledger_id, granularity, first=not landings.root_is_marked())
+    landings.note_marked_root()
+    with landings.snapshot(start, end) as snapshot:
+        spool = Spool(snapshot, start, specs, landings.forgotten)
+    with spool:
+        return {spec.name: _landed(storage, ledger, key, spool, spec.name, clock or SystemClock()) for spec in specs}
+
+
+def _landed(
+    storage: StorageRoot, ledger: AccountLedger, key: str, spool: Spool, name: str, clock: Clock
+) -> LandedTable:
+    table = spool.table(TABLES[name])
+    relative = f"{ledger.name}/{name}/{key.replace(':', '')}.parquet"
+    return land(storage, relative, table.spec, table, table.forgotten, clock)
 
 
 def rows_of(root: Path, account: str = "akool") -> Rows:
@@ -86,10 +72,10 @@ def rows_of(root: Path, account: str = "akool") -> Rows:
     return rows
 
 
-def revisions_of(root: Path, account: str = "akool") -> dict[str, int]:
-    """Return the revision of every file."""
-    return {
-        f"{name}/{file.name}": int(pq.read_schema(file).metadata[REVISION_METADATA.encode()])
-        for name in TABLES
-        for file in (root / account / name).glob("*.parquet")
-    }
+def table_in(ledger: AccountLedger, name: str, key: str) -> pa.Table:
+    """Return what the ledger alone has of one partition of a table."""
+    start, end = grid_of().window(key)
+    with ledger.landings.snapshot(start, end) as snapshot:
+        spool = Spool(snapshot, start, [TABLES[name]], frozenset)
+    with spool:
+        return spool.table(TABLES[name]).whole()

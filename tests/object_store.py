@@ -1,11 +1,11 @@
 """An S3 server on loopback (moto) behind a proxy that counts requests, holds them and breaks them.
 
-What moto does not check is checked here as S3 does: the access key, and that a body has its own checksum.
+What moto does not check is checked here as S3 does: the access key, and that a body has the checksum that was signed.
 """
 
 from __future__ import annotations
 
-import base64
+import hashlib
 import re
 import socket
 import struct
@@ -13,7 +13,6 @@ import sys
 import threading
 import urllib.parse
 import uuid
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,8 +21,6 @@ from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
-
-from s3fs import S3FileSystem
 
 ACCESS_KEY = "loopback-access-key"
 SECRET_KEY = "loopback-secret-key"
@@ -87,9 +84,9 @@ class Exchange:
         if f"Credential={ACCESS_KEY}/" not in self.headers.get("Authorization", ""):
             message = "The AWS Access Key Id you provided does not exist in our records."
             return error_answer(403, "InvalidAccessKeyId", message)
-        checksum = self.headers.get("x-amz-checksum-crc32")
-        if checksum is not None and base64.b64decode(checksum) != zlib.crc32(self.body).to_bytes(4, "big"):
-            return error_answer(400, "BadDigest", "The CRC32 you specified did not match the calculated checksum.")
+        if self.headers.get("x-amz-content-sha256") != hashlib.sha256(self.body).hexdigest():
+            message = "The provided 'x-amz-content-sha256' header does not match what was computed."
+            return error_answer(400, "XAmzContentSHA256Mismatch", message)
         return None
 
 
@@ -151,6 +148,12 @@ def refuse_conditions(exchange: Exchange) -> None:
         exchange.send(*exchange.forward())
 
 
+def ignore_conditions(exchange: Exchange) -> None:
+    """Take a conditional write as a store does that knows no conditions."""
+    del exchange.headers["If-Match"], exchange.headers["If-None-Match"]
+    exchange.send(*exchange.forward())
+
+
 class Hold:
     """The fault that stops a request in the middle of its body until it is told to go on."""
 
@@ -199,7 +202,6 @@ class ObjectStore:
         self._thread.join()
         self._server.server_close()
         assert not self.errors, [repr(error) for error in self.errors]
-        S3FileSystem.clear_instance_cache()  # fsspec keeps clients, and with them this endpoint
 
     @property
     def endpoint(self) -> str:
@@ -218,10 +220,9 @@ class ObjectStore:
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_METADATA_ENDPOINT": "http://127.0.0.1:1",
             "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
             "AWS_CONFIG_FILE": "/nonexistent",
-            "AWS_MAX_ATTEMPTS": "1",
         }
 
     def break_(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from akool_dagster.api.errors import AkoolContentError, AkoolDeadlineError, AkoolError
@@ -47,6 +48,10 @@ class ScriptedApi:
         self.poison = poison or {}
         self.before = before
         self.asked: list[tuple[str, ...]] = []
+        self.at_once = 0
+        """The most calls that were under way at the same time."""
+        self._under_way = 0
+        self._lock = threading.Lock()
 
     @property
     def calls(self) -> int:
@@ -54,8 +59,19 @@ class ScriptedApi:
 
     def results(self, ids: Sequence[str], *, deadline: Deadline | None = None) -> ResultsAnswer:
         assert deadline is not None, "a call outside the tick's deadline"
-        self.asked.append(tuple(ids))
-        error = None if self.before is None else self.before(self.calls, ids)
+        with self._lock:
+            self.asked.append(tuple(ids))
+            number = self.calls
+            self._under_way += 1
+            self.at_once = max(self.at_once, self._under_way)
+        try:
+            return self._answer(number, ids)
+        finally:
+            with self._lock:
+                self._under_way -= 1
+
+    def _answer(self, number: int, ids: Sequence[str]) -> ResultsAnswer:
+        error = None if self.before is None else self.before(number, ids)
         for identifier in ids:
             error = error or self.poison.get(identifier)
         if error is not None:

@@ -25,18 +25,25 @@ def new_client(emulator: AkoolEmulator, clock: FakeClock, key: str = "emulator-k
 
 
 class Ticks:
-    """Ticks half a minute apart."""
+    """Ticks half a minute apart. One call at a time unless told otherwise, so that faults hit the same calls always."""
 
-    def __init__(self, ledger: JobLedger, client: AkoolClient, clock: FakeClock) -> None:
+    def __init__(
+        self, ledger: JobLedger, client: AkoolClient, clock: FakeClock, *, concurrent_requests: int = 1
+    ) -> None:
+        self.concurrent_requests = concurrent_requests
         self.ledger = ledger
         self.client = client
         self.clock = clock
         self.reports: list[PollReport] = []
 
     def tick(self, ids_per_request: int = 15) -> PollReport:
-        deadline = Deadline(self.clock, 45)
         report = run_poll_pass(
-            self.ledger, self.client, ACCOUNT, clock=self.clock, deadline=deadline, ids_per_request=ids_per_request
+            self.ledger.account(ACCOUNT),
+            self.client,
+            clock=self.clock,
+            deadline=Deadline(self.clock, 45),
+            ids_per_request=ids_per_request,
+            concurrent_requests=self.concurrent_requests,
         )
         self.reports.append(report)
         self.clock.advance(30)
@@ -54,7 +61,7 @@ class Ticks:
 
 
 def jobs(ledger: JobLedger) -> dict[str, Job]:
-    return {job.job_id: job for job in ledger.iter_jobs(ACCOUNT)}
+    return {job.job_id: job for job in ledger.account(ACCOUNT).jobs()}
 
 
 def payload(job: Job) -> dict[str, Any]:

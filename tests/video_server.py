@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
@@ -77,44 +76,6 @@ class VideoServer:
 
     def count(self, path: str) -> int:
         return sum(1 for asked, _ in self.requests if asked == path)
-
-
-class SilentServer:
-    """Takes one connection and says nothing, not even hello, until the other side ends it."""
-
-    def __init__(self) -> None:
-        self.connected = threading.Event()
-        self.gave_up = False
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._listen)
-
-    @property
-    def port(self) -> int:
-        return int(self._socket.getsockname()[1])
-
-    def __enter__(self) -> SilentServer:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._thread.join()
-        self._socket.close()
-
-    def _listen(self) -> None:
-        self._socket.settimeout(30)
-        connection, _ = self._socket.accept()
-        with connection:
-            connection.settimeout(10)
-            self.connected.set()
-            try:
-                while connection.recv(4096):
-                    pass
-            except TimeoutError:
-                self.gave_up = True
-            except OSError:
-                pass  # reset: that is an end, too
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,8 +1,7 @@
-"""Judges one HTTP answer of Akool: the envelope to use, or the error that says what to do. Pure."""
+"""Classifies one HTTP answer of Akool: the envelope to use, or the error that says what to do. Pure."""
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from akool_dagster.api.errors import (
     AkoolThrottledError,
     AkoolTransientError,
 )
+from akool_dagster.api.json_text import decode_json
 
 _ADVICE: Mapping[Reaction, str] = {
     Reaction.CONTENT: "An id of this call is unknown to Akool, gone, or another account's. Check the id.",
@@ -45,8 +45,6 @@ _LEAVES: Mapping[Reaction, type[AkoolError]] = {
 
 
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # told apart by the first bytes
-_LONGEST_INTEGER = 100
-"""Digits. Python refuses to read more than some 4300, and one odd row would take the whole answer with it."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +84,17 @@ def retry_after_seconds(header: str | None, now_ms: int) -> float | None:
     return max(0.0, moment.timestamp() - now_ms / 1000)
 
 
-def judge(
+def classify_response(
     answer: HttpAnswer,
     *,
     now_ms: int,
     variables: str,
-    conceal: Callable[[str], str] = str,
+    redact: Callable[[str], str] = str,
 ) -> Mapping[str, object] | AkoolError:
     """Return the envelope of a successful answer, or the error to raise.
 
     A known code counts whatever the HTTP status: Akool sends business errors with HTTP 200. ``variables``
-    names what to check when the credentials are refused; ``conceal`` takes secrets out of text that the
+    names what to check when the credentials are refused; ``redact`` takes secrets out of text that the
     server sent.
     """
     envelope = _decoded(answer.body)
@@ -106,7 +104,7 @@ def judge(
     if isinstance(envelope, Mapping) and fact is not None and fact.reaction is not Reaction.UNKNOWN:
         if fact.reaction is Reaction.SUCCESS:
             return envelope
-        message = _sentence(fact, envelope, variables, conceal)
+        message = _sentence(fact, envelope, variables, redact)
         if fact.reaction is Reaction.THROTTLED:
             return AkoolThrottledError(message, code=code, retry_after=retry_after)
         return _LEAVES[fact.reaction](message, code=code)
@@ -135,7 +133,7 @@ def judge(
             code=code,
         )
     if fact is not None and isinstance(envelope, Mapping):
-        return AkoolResponseError(_sentence(fact, envelope, variables, conceal), code=code)
+        return AkoolResponseError(_sentence(fact, envelope, variables, redact), code=code)
     if envelope is None:
         return AkoolTransientError(
             f"HTTP {status} came back with a body that is not JSON, perhaps from a gateway on the way. "
@@ -146,13 +144,9 @@ def judge(
 
 def _decoded(body: bytes) -> object:
     try:
-        return json.loads(body, parse_int=_integer)
+        return decode_json(body)
     except (ValueError, RecursionError):
         return None
-
-
-def _integer(digits: str) -> int | str:
-    return int(digits) if len(digits) <= _LONGEST_INTEGER else digits
 
 
 def _code(envelope: object) -> int | None:
@@ -162,7 +156,7 @@ def _code(envelope: object) -> int | None:
     return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 
-def _sentence(fact: CodeFact, envelope: Mapping[object, object], variables: str, conceal: Callable[[str], str]) -> str:
+def _sentence(fact: CodeFact, envelope: Mapping[object, object], variables: str, redact: Callable[[str], str]) -> str:
     said = envelope.get("msg")
-    words = f', saying "{conceal(said)}"' if isinstance(said, str) and said.strip() else ""
+    words = f', saying "{redact(said)}"' if isinstance(said, str) and said.strip() else ""
     return f"Akool answered {fact.code} ({fact.meaning}){words}. {_ADVICE[fact.reaction].format(variables=variables)}"

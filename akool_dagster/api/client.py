@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 import re
-import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import wait
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Self
 
-import requests
-import urllib3
-from requests.utils import select_proxy
+from requests.utils import get_environ_proxies, select_proxy
 
-from akool_dagster.api.answers import HttpAnswer, judge, uncompressed
+from akool_dagster.api.answers import HttpAnswer, classify_response, uncompressed
 from akool_dagster.api.base_url import DEFAULT_BASE_URL, checked_base_url
 from akool_dagster.api.codes import Reaction, fact_for
 from akool_dagster.api.credentials import ApiKey, ClientCredentials, Token, credentials_from
@@ -33,12 +28,14 @@ from akool_dagster.api.errors import (
     AkoolThrottledError,
     AkoolTransientError,
 )
+from akool_dagster.api.json_text import encode_json
 from akool_dagster.api.models import ResultsAnswer, parse_results
-from akool_dagster.api.redaction import redact_text
 from akool_dagster.api.retry import GiveUp, RetryPolicy
-from akool_dagster.api.transport import DeadlineAdapter, reads_within
-from akool_dagster.background import in_background
+from akool_dagster.base.redaction import redact_text
 from akool_dagster.clock import Clock, Deadline, SystemClock
+from akool_dagster.http.bounds import Bounds
+from akool_dagster.http.errors import RefusedAddressError, TooLargeError, TransportError
+from akool_dagster.http.transport import HttpTransport, trusted_context
 from akool_dagster.job_ids import JOB_ID_PATTERN, normalise_id
 
 __all__ = ["AkoolClient", "ApiKey", "ClientCredentials", "Token", "credentials_from"]
@@ -46,20 +43,24 @@ __all__ = ["AkoolClient", "ApiKey", "ClientCredentials", "Token", "credentials_f
 _DEFAULT_CALL_SECONDS = 120.0
 # Fifty rows are some 100 kB. JSON of many tiny objects takes thirty times its size in memory.
 _LARGEST_ANSWER = 8 * 1024 * 1024
-_CHUNK = 64 * 1024
 _LONGEST_QUOTE = 400
-_AUTH_HEADERS = ("x-api-key", "Authorization")
+_MOST_CONNECTIONS = 16
+
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "akool-dagster"}
+_JSON = {"Content-Type": "application/json"}
 
 _log = logging.getLogger(__name__)
 
 
 class AkoolClient:
-    """Akool's API for one account, on one pooled session; usable from several threads.
+    """Akool's API for one account, on pooled connections; usable from several threads.
 
     Timeouts are seconds. A method without a ``deadline`` takes at most two minutes. Failed calls are repeated
     up to ``attempts`` times when repeating can help. ``calls`` counts the HTTP requests sent so far, repeats
-    included. A ``session`` of the caller's stays the caller's: its adapters are used as they are and it is
-    not closed. All methods raise leaves of AkoolError; the constructor raises AkoolConfigurationError.
+    included. The constructor reads the environment once: a proxy (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``; not
+    for an API on this machine) and the certificates to trust (``REQUESTS_CA_BUNDLE`` or ``CURL_CA_BUNDLE``, else
+    the system's and certifi's). All methods raise leaves of AkoolError; the constructor raises
+    AkoolConfigurationError.
     """
 
     def __init__(
@@ -72,10 +73,9 @@ class AkoolClient:
         attempts: int = 4,
         clock: Clock | None = None,
         rng: random.Random | None = None,
-        session: requests.Session | None = None,
         largest_answer: int = _LARGEST_ANSWER,
     ) -> None:
-        self.base_url, self._is_local = checked_base_url(base_url)
+        self.base_url, is_local = checked_base_url(base_url)
         self.calls = 0
         self._credentials = credentials
         self._connect_timeout = connect_timeout
@@ -87,9 +87,7 @@ class AkoolClient:
         self._lock = threading.Lock()
         self._token_lock = threading.Lock()
         self._token: Token | None = None
-        self._looked_up = False
-        self._session = session or _pooled_session()
-        self._owns_session = session is None
+        self._http = _transport(self.base_url, is_local)
 
     def __repr__(self) -> str:
         return f"AkoolClient({self._credentials!r}, base_url={self.base_url!r})"
@@ -104,8 +102,7 @@ class AkoolClient:
 
     def close(self) -> None:
         """Close the pooled connections."""
-        if self._owns_session:
-            self._session.close()
+        self._http.close()
 
     def results(self, ids: Sequence[str], *, deadline: Deadline | None = None) -> ResultsAnswer:
         """Return what Akool knows about the ids, in one call.
@@ -160,20 +157,16 @@ class AkoolClient:
         job_id: str | None = None,
     ) -> Mapping[str, object]:
         if isinstance(self._credentials, ApiKey):
-            sign = _only_header("x-api-key", self._credentials.value)
-            return _or_raise(self._ask(method, path, body, sign, deadline, job_id))
+            return _or_raise(self._ask(method, path, body, {"x-api-key": self._credentials.value}, deadline, job_id))
         token = self._bearer(deadline)
-        outcome = self._ask(
-            method, path, body, _only_header("Authorization", f"Bearer {token.value}"), deadline, job_id
-        )
+        outcome = self._ask(method, path, body, _bearer_header(token), deadline, job_id)
         if (
             isinstance(outcome, AkoolCredentialsError)
             and outcome.code is not None
             and fact_for(outcome.code).reaction is Reaction.REAUTHENTICATE
         ):
             token = self._bearer(deadline, refused=token)
-            sign = _only_header("Authorization", f"Bearer {token.value}")
-            outcome = self._ask(method, path, body, sign, deadline, job_id)
+            outcome = self._ask(method, path, body, _bearer_header(token), deadline, job_id)
         return _or_raise(outcome)
 
     def _bearer(self, deadline: Deadline, refused: Token | None = None) -> Token:
@@ -198,7 +191,7 @@ class AkoolClient:
             "POST",
             "/api/open/v3/getToken",
             {"clientId": pair.client_id, "clientSecret": pair.client_secret},  # in no variable that a traceback shows
-            _only_header(None, ""),
+            {},
             deadline,
             None,
         )
@@ -216,7 +209,7 @@ class AkoolClient:
         method: str,
         path: str,
         body: Mapping[str, object] | None,
-        sign: _Sign,
+        auth: Mapping[str, str],
         deadline: Deadline,
         job_id: str | None,
     ) -> Mapping[str, object] | AkoolError:
@@ -224,15 +217,15 @@ class AkoolClient:
         attempt = 0
         while not deadline.expired():
             attempt += 1
-            sent = self._send(method, path, body, sign, deadline)
+            sent = self._send(method, path, body, auth, deadline)
             outcome = (
                 sent
                 if isinstance(sent, AkoolError)
-                else judge(
+                else classify_response(
                     sent,
                     now_ms=self._clock.now_ms(),
                     variables=self._variables,
-                    conceal=self._conceal,
+                    redact=self._redact,
                 )
             )
             if isinstance(outcome, AkoolError):
@@ -262,83 +255,35 @@ class AkoolClient:
         method: str,
         path: str,
         body: Mapping[str, object] | None,
-        sign: _Sign,
+        auth: Mapping[str, str],
         deadline: Deadline,
     ) -> HttpAnswer | AkoolError:
         with self._lock:
             self.calls += 1
-        url = self.base_url + path
-        headers = {
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": "akool-dagster",
-        }
-        left = max(deadline.remaining(), 0.001)
-        timeout = urllib3.Timeout(total=left, connect=self._connect_timeout, read=self._read_timeout)
+        bounds = Bounds(deadline=deadline, connect_timeout=self._connect_timeout, read_timeout=self._read_timeout)
         try:
-            # `Session.send` would read the body of a redirect whole, without limits, even when told not to
-            # follow it; the adapter does just one exchange. `auth` keeps requests from looking into .netrc.
-            request = self._session.prepare_request(
-                requests.Request(method, url, json=body, headers=headers, auth=sign)
-            )
-            # A CA of the session's own counts; that it does not verify at all does not.
-            verify = self._session.verify or True
-            settings: Any = self._session.merge_environment_settings(
-                url, proxies={}, stream=True, verify=verify, cert=None
-            )
-            if self._is_local:  # a proxy would see the key of a plain http call
-                settings["proxies"] = {}
-            adapter = self._session.get_adapter(url)
-            if isinstance(adapter, DeadlineAdapter):
-                self._look_up(select_proxy(url, settings["proxies"]) or url, deadline)
-            with (
-                reads_within(deadline, self._read_timeout),
-                adapter.send(request, timeout=timeout, **settings) as response,  # type: ignore[arg-type]
-            ):
-                return self._read(response, deadline)
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            return AkoolConfigurationError(
-                f"The call cannot be sent ({self._conceal(str(error))}). Check AKOOL_BASE_URL and proxies."
-            )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            with self._http.request(
+                method,
+                self.base_url + path,
+                bounds=bounds,
+                headers={**_HEADERS, **({} if body is None else _JSON), **auth},
+                body=None if body is None else encode_json(body).encode(),
+            ) as response:
+                packed = response.read(self._largest_answer)
+        except RefusedAddressError as error:
+            return AkoolConfigurationError(f"The call cannot be sent. {error} Check AKOOL_BASE_URL.")
+        except TooLargeError:
+            return self._too_large()
+        except TransportError as error:
+            detail = f" {self._redact(error.detail)}" if error.detail else ""
             return AkoolTransientError(
-                f"Akool could not be reached ({type(error).__name__}: {self._conceal(str(error))}). "
+                f"Akool could not be reached. {error}{detail} "
                 "Check the network, proxy and AKOOL_BASE_URL if this goes on."
             )
-
-    def _look_up(self, url: str, deadline: Deadline) -> None:
-        """Look a host's name up, once: urllib3 sets no limit to that, and the system's resolver takes its time."""
-        if self._looked_up:
-            return
-        place = urlsplit(url)
-        lookup = in_background(lambda: socket.getaddrinfo(place.hostname, place.port))
-        if not wait([lookup], deadline.remaining()).done:
-            raise TimeoutError(f"the name {place.hostname} was not resolved in time")
-        with suppress(UnicodeError):  # what is no name is for urllib3 to say
-            lookup.result()
-        self._looked_up = True
-
-    def _read(self, response: requests.Response, deadline: Deadline) -> HttpAnswer | AkoolError:
-        raw = response.raw
-        chunks: list[bytes] = []
-        size = 0
-        # `read1` returns after one read of the socket; `read` and `iter_content` would collect a whole chunk
-        # first, and with a session of the caller's a server that drips single bytes could hold them for ever.
-        while chunk := raw.read1(_CHUNK, decode_content=False):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > self._largest_answer:
-                return self._too_large()
-            left = deadline.remaining()
-            if left <= 0:
-                return AkoolDeadlineError("The time for this call ran out in the middle of the answer.")
-            if (sock := getattr(raw.connection, "sock", None)) is not None:
-                sock.settimeout(min(self._read_timeout, max(left, 0.001)))
-        # urllib3 before 2.6 unpacks whatever it has read without any limit, layer after layer.
-        body = uncompressed(b"".join(chunks), response.headers.get("Content-Encoding"), self._largest_answer + 1)
-        if len(body) > self._largest_answer:
+        unpacked = uncompressed(packed, response.headers.get("Content-Encoding"), self._largest_answer + 1)
+        if len(unpacked) > self._largest_answer:
             return self._too_large()
-        return HttpAnswer(response.status_code, body, response.headers.get("Retry-After"))
+        return HttpAnswer(response.status, unpacked, response.headers.get("Retry-After"))
 
     def _too_large(self) -> AkoolResponseError:
         return AkoolResponseError(
@@ -351,7 +296,7 @@ class AkoolClient:
             return "AKOOL_API_KEY (the client id is not the key)"
         return "AKOOL_CLIENT_ID and AKOOL_CLIENT_SECRET"
 
-    def _conceal(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         """Return foreign text as one short line in which no secret of ours and no query of a URL is left."""
         known = self._credentials
         secrets = [known.value] if isinstance(known, ApiKey) else [known.client_secret, known.client_id]
@@ -362,18 +307,8 @@ class AkoolClient:
         return " ".join(redact_text(text).split())[:_LONGEST_QUOTE]
 
 
-_Sign = Callable[[requests.PreparedRequest], requests.PreparedRequest]
-
-
-def _only_header(name: str | None, value: str) -> _Sign:
-    def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        for header in _AUTH_HEADERS:
-            request.headers.pop(header, None)
-        if name is not None:
-            request.headers[name] = value
-        return request
-
-    return sign
+def _bearer_header(token: Token) -> Mapping[str, str]:
+    return {"Authorization": f"Bearer {token.value}"}
 
 
 def _or_raise(outcome: Mapping[str, object] | AkoolError) -> Mapping[str, object]:
@@ -382,9 +317,16 @@ def _or_raise(outcome: Mapping[str, object] | AkoolError) -> Mapping[str, object
     return outcome
 
 
-def _pooled_session() -> requests.Session:
-    session = requests.Session()
-    adapter = DeadlineAdapter(pool_connections=4, pool_maxsize=16, max_retries=0)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
+def _transport(base_url: str, is_local: bool) -> HttpTransport:
+    # A proxy would see the key of a plain http call.
+    proxy = None if is_local else select_proxy(base_url, get_environ_proxies(base_url))
+    try:
+        context = trusted_context(os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"))
+    except OSError as error:
+        raise AkoolConfigurationError(
+            f"The certificates of REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE cannot be read ({error}). Correct the variable."
+        ) from None
+    try:
+        return HttpTransport(ssl_context=context, proxy=proxy, connections=_MOST_CONNECTIONS)
+    except ValueError as error:
+        raise AkoolConfigurationError(f"The proxy cannot be used ({error}). Check HTTPS_PROXY and ALL_PROXY.") from None

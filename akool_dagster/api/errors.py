@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from akool_dagster.api.redaction import redact_text
+from akool_dagster.base.redaction import redact_text
 from akool_dagster.errors import AkoolDagsterError
 
 
 class AkoolError(AkoolDagsterError):
     """A call to Akool did not give a usable answer.
 
-    ``code`` is Akool's own when the answer had one, ``job_id`` is set when the call was about one job, and
-    ``retryable`` says whether the same call may work later with nothing changed. No message holds a secret:
-    URLs in it lose query and user-info here, keys and tokens are never put in.
+    ``code`` is Akool's own when the answer had one, ``job_id`` is set when the call was about one job. No message
+    holds a secret: URLs in it lose query and user-info here, keys and tokens are never put in.
     """
-
-    retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, code: int | None = None, job_id: str | None = None) -> None:
         self.message = redact_text(message)
@@ -40,8 +35,6 @@ class AkoolAccountError(AkoolError):
 class AkoolThrottledError(AkoolError):
     """Too many calls (1005, HTTP 429, a 5xx that names a time); ``retry_after`` is in seconds, if given."""
 
-    retryable: ClassVar[bool] = True
-
     def __init__(
         self,
         message: str,
@@ -61,13 +54,9 @@ class AkoolContentError(AkoolError):
 class AkoolTransientError(AkoolError):
     """Trouble that passes by itself: network, HTTP 5xx, a body that is not JSON, codes 1015 and 2001."""
 
-    retryable: ClassVar[bool] = True
-
 
 class AkoolDeadlineError(AkoolError):
     """The caller's time ran out before a usable answer came; nothing is known about the jobs."""
-
-    retryable: ClassVar[bool] = True
 
 
 class AkoolResponseError(AkoolError):

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Self, cast
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from akool_dagster.api.errors import AkoolResponseError
-from akool_dagster.api.redaction import redact_row
-from akool_dagster.api.values import (
-    read_exact_text,
-    read_integer,
-    read_moment,
-    read_number,
-    read_text,
-    read_truth,
-    storable,
-    storable_text,
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    Strict,
+    ValidationError,
+    model_validator,
 )
+
+from akool_dagster.api.cleaning import clean_row, storable_text
+from akool_dagster.api.errors import AkoolResponseError
+from akool_dagster.api.json_text import decode_json, encode_json
 from akool_dagster.job_ids import normalise_id
 
 VIDEO_LIFETIME_MS = 7 * 24 * 3600 * 1000  # documented: "valid for 7 days"; from when is not, so from the latest known
@@ -42,34 +41,18 @@ _REASON_FIELDS = (
     "msg",
 )  # sibling tools use these; none is documented for image to video
 _LONGEST_REASON = 500
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+# Nearly every URL begins so, and needs no slower look.
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.\-]+(?::[1-5]?[0-9]{1,4})?(?=[/?#]|\Z)")
 
+FIRST_TIMESTAMP = 946_684_800_000
+LAST_TIMESTAMP = 253_402_300_799_999
+"""Milliseconds: the first of the year 2000 and the last of 9999. Seconds in their place would lie in January 1970."""
 
-_READERS: Mapping[str, Callable[[object], object]] = {
-    "_id": read_text,
-    "create_time": read_moment,
-    "update_time": read_moment,
-    "status": read_integer,
-    "video_duration": read_number,
-    "deduction_credit": read_number,
-    "uid": read_integer,
-    "team_id": read_text,
-    "file_name": read_text,
-    "effect_name": read_text,
-    "effect_code": read_text,
-    "image_url": read_text,
-    "prompt": read_text,
-    "negative_prompt": read_text,
-    "resolution": read_text,
-    "audio_type": read_integer,
-    "audio_url": read_text,
-    "webhookUrl": read_text,
-    "video_url": read_exact_text,
-    "only_add_audio": read_truth,
-    "model_name": read_text,
-    "batch_id": read_text,
-    "sub_type": read_integer,
-}
+_Integer = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+_Timestamp = Annotated[int, Field(ge=FIRST_TIMESTAMP, le=LAST_TIMESTAMP)]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_ExactText = Annotated[str, Strict()]
+
 # Without these right, nothing about the job may be concluded, so a misfit is not forgiven.
 _ESSENTIAL = frozenset({"_id", "status", "video_url"})
 
@@ -95,8 +78,12 @@ def _reason_text(value: object) -> str:
 
 def is_usable_url(url: str | None) -> bool:
     """Return whether this is an http(s) URL with a host."""
+    if url is None:
+        return False
+    if _PLAIN_URL.match(url):
+        return True
     try:
-        parts = urlsplit(url or "")
+        parts = urlsplit(url)
         parts.port  # noqa: B018  (raises for a port that is none)
     except ValueError:
         return False
@@ -106,24 +93,25 @@ def is_usable_url(url: str | None) -> bool:
 class ResultRow(BaseModel):
     """One job as Akool reported it, free of secrets, built with ``ResultRow.model_validate(raw_row)``.
 
-    Times are milliseconds since the Unix epoch, ``video_duration`` seconds, ``deduction_credit`` credits.
-    Every field but the id may be None: Akool leaves out what it likes. A raw row is redacted (see
-    `redact_row`) and made storable (no NUL, valid UTF-8, finite numbers) first. Raises pydantic's
-    ValidationError when ``_id``, ``status`` or ``video_url`` have a shape from which nothing can be
-    concluded.
+    Times are milliseconds since the Unix epoch, ``video_duration`` seconds, ``deduction_credit`` credits. Every field
+    but the id may be None: Akool leaves out what it likes. A number may come as text, and a text as a number. A raw
+    row goes through `clean_row` first. Raises pydantic's ValidationError when ``_id``, ``status`` or ``video_url``
+    have a shape from which nothing can be concluded.
     """
 
     # The model is shared between threads and written to the ledger: frozen. `extra` is a field of ours, and
     # pydantic's own `model_` namespace would warn about Akool's `model_name`.
-    model_config = ConfigDict(frozen=True, protected_namespaces=(), hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, protected_namespaces=(), hide_input_in_errors=True, coerce_numbers_to_str=True
+    )
 
     job_id: str = Field(alias="_id", min_length=1)
-    create_time: int | None = None
-    update_time: int | None = None
-    status: int | None = None
-    video_duration: float | None = None
-    deduction_credit: float | None = None
-    uid: int | None = None
+    create_time: _Timestamp | None = None
+    update_time: _Timestamp | None = None
+    status: _Integer | None = None
+    video_duration: _Number | None = None
+    deduction_credit: _Number | None = None
+    uid: _Integer | None = None
     team_id: str | None = None
     file_name: str | None = None
     effect_name: str | None = None
@@ -132,40 +120,45 @@ class ResultRow(BaseModel):
     prompt: str | None = None
     negative_prompt: str | None = None
     resolution: str | None = None
-    audio_type: int | None = None
+    audio_type: _Integer | None = None
     audio_url: str | None = None
     webhookUrl: str | None = None  # noqa: N815  (Akool's name)
-    video_url: str | None = None
+    video_url: _ExactText | None = None
     only_add_audio: bool | None = None
     model_name: str | None = None
     batch_id: str | None = None
-    sub_type: int | None = None
+    sub_type: _Integer | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _read_raw_row(cls, raw: object) -> dict[str, object]:
+    def _read_raw_row(cls, raw: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(raw, Mapping):
             raise ValueError("not an object")
-        # Storable before redacted: a NUL inside "https://" would hide the URL from the redaction and then vanish.
-        row = redact_row({storable_text(str(key)): storable(value) for key, value in raw.items()})
-        fields: dict[str, object] = {}
-        extra: dict[str, object] = {}
-        for name, value in row.items():
-            reader = _READERS.get(name)
-            if reader is None:
+        fields: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for name, value in clean_row(raw).items():
+            if name in _FIELDS and (name in _TRUTHS or not isinstance(value, bool)):
+                fields[name] = value
+            elif name in _ESSENTIAL:
+                raise ValueError(f"{name}: Input should not be true or false")
+            else:
                 extra[name] = value
-            elif value is not None:
-                try:
-                    fields[name] = reader(value)
-                except ValueError as error:
-                    if name in _ESSENTIAL:
-                        raise ValueError(f"{name} is {error}") from None
-                    extra[name] = value
-        fields["extra"] = extra
         if isinstance(job_id := fields.get("_id"), str):
             fields["_id"] = normalise_id(job_id)
-        return fields
+        fields["extra"] = extra
+        try:
+            return handler(fields)
+        except ValidationError as error:
+            for name in {str(problem["loc"][0]) for problem in error.errors(include_url=False)}:
+                value = fields[name]
+                is_blank = name != "_id" and isinstance(value, str) and not value.strip()
+                if name in _ESSENTIAL and not is_blank:
+                    raise
+                del fields[name]
+                if not is_blank:
+                    extra[name] = value
+            return handler(fields)
 
     @property
     def has_usable_video_url(self) -> bool:
@@ -186,18 +179,20 @@ class ResultRow(BaseModel):
         """Return compact JSON: the named fields that are not null, and ``extra`` when there is any."""
         values = self.__dict__
         payload: dict[str, object] = {"_id": self.job_id}
-        for name in _READERS:
-            if (value := values.get(name)) is not None:
-                payload[name] = value
+        payload |= {name: value for name, value in values.items() if value is not None and name not in _OWN}
         if self.extra:
             payload["extra"] = self.extra
-        return _ENCODER.encode(payload)
+        return encode_json(payload)
+
+
+_FIELDS = {field.alias or name for name, field in ResultRow.model_fields.items() if name != "extra"}
+_TRUTHS = {"only_add_audio"}
+_OWN = {"job_id", "extra"}
 
 
 def load_payload(text: str) -> dict[str, Any]:
     """Return what `ResultRow.to_payload` wrote, as plain values."""
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
+    return cast(dict[str, Any], decode_json(text))
 
 
 @dataclass(frozen=True)
@@ -243,7 +238,10 @@ def parse_results(payload: object, requested: Collection[str]) -> ResultsAnswer:
 
 
 def _short(error: ValidationError) -> str:
-    return "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors(include_url=False))
+    problems = error.errors(include_url=False)
+    return "; ".join(
+        ": ".join([*map(str, problem["loc"]), problem["msg"].removeprefix("Value error, ")]) for problem in problems
+    )
 
 
 def _raw_rows(payload: object) -> list[object]:
@@ -260,12 +258,10 @@ def _raw_rows(payload: object) -> list[object]:
 
 
 def _row_id(raw: object) -> str | None:
-    if not isinstance(raw, Mapping):
-        return None
-    try:
-        return normalise_id(storable_text(read_text(raw.get("_id"))))
-    except ValueError:
-        return None
+    value = raw.get("_id") if isinstance(raw, Mapping) else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    return normalise_id(storable_text(value)) if isinstance(value, str) else None
 
 
 def _progress(row: ResultRow) -> tuple[int, int]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
+from typing import Any
 
 import sqlalchemy as sa
 
 from akool_dagster.clock import Clock
 from akool_dagster.ledger.database import Database
+from akool_dagster.ledger.pruning import emptied
 from akool_dagster.ledger.records import FINAL_STATES, Job, JobState
 from akool_dagster.ledger.rows import (
     ask_for_landing,
@@ -20,7 +22,7 @@ from akool_dagster.ledger.rows import (
     next_version,
     update_jobs,
 )
-from akool_dagster.ledger.schema import landed, leases, ledger
+from akool_dagster.ledger.schema import jobs, landed, leases, ledger
 
 _ADOPTED_FIELDS = tuple(field.name for field in fields(Job) if field.name not in {"account", "job_id"})
 _ENDING_FIELDS = (
@@ -36,7 +38,7 @@ _ENDING_FIELDS = (
     "video_error",
     "video_record",
 )
-_FILLED_FIELDS = ("status", "queueing_seen_at", "processing_seen_at")
+_SEEN_FIELDS = ("tracked_at", "queueing_seen_at", "processing_seen_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +46,10 @@ class FoundJob:
     """A job as the landed tables show it."""
 
     job: Job
-    start: int
-    end: int
-    """The partition that the job's rows are in: its first millisecond and that of the next."""
+    homes: Sequence[tuple[int, int]]
+    """The partitions that have a row of the job: the first millisecond of each, and that of the next."""
+    is_settled: bool = False
+    """Whether the tables have all of it, for good: a ledger that does not know the job adds a tombstone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +101,7 @@ class Adoption:
     def _adopt_chunk(self, chunk: Sequence[FoundJob]) -> AdoptReport:
         with self._database.write() as connection:
             known = {job.job_id: job for job in locked_jobs(connection, self._account, [f.job.job_id for f in chunk])}
-            new = [one.job for one in chunk if one.job.job_id not in known]
+            new = [emptied(one.job) if one.is_settled else one.job for one in chunk if one.job.job_id not in known]
             pairs = [(known[one.job.job_id], one) for one in chunk if one.job.job_id in known]
             changes = [(job, after) for job, one in pairs if (after := brought_up(job, one)) != job]
             version = next_version(connection, self._clock.now_us()) if new or changes else 0
@@ -107,6 +110,11 @@ class Adoption:
             added = insert_jobs(self._database, connection, rows)
             changed = [replace(after, version=version) for _, after in changes]
             update_jobs(connection, self._account, _ADOPTED_FIELDS, changed)
+            # Else the answer from before its end would stay, and land as the row of the ended job.
+            gone = [after.job_id for job, after in changes if job.payload is not None and after.payload is None]
+            if gone:
+                where = (jobs.c.account == self._account, jobs.c.job_id.in_(gone))
+                connection.execute(sa.update(jobs).where(*where).values(payload=None))
             landing = [job for job in new if job.job_id in added] + changed
             ask_for_landing(
                 self._database,
@@ -131,21 +139,30 @@ class Adoption:
 
 
 def brought_up(known: Job, found: FoundJob) -> Job:
-    """Return a known job with what the tables know beyond it. An end is never taken back, labels of both are kept."""
+    """Return a known job with what the tables know beyond it.
+
+    An end is never taken back. Labels of both are kept, the ledger's where they differ. Of two times at which
+    something was first seen, the earlier is right.
+    """
     told = found.job
     if known.state == JobState.FORGOTTEN:
         return known
     after = known
-    if not found.start <= known.partition_at < found.end:
+    if not any(start <= known.partition_at < end for start, end in found.homes):
         after = replace(after, partition_at=told.partition_at)
     if known.is_tombstone:
         return after
-    after = replace(
-        after,
-        tracked_at=min(known.tracked_at, told.tracked_at),
-        labels=json_text(json.loads(told.labels) | json.loads(known.labels)),
-        **{name: getattr(told, name) for name in _FILLED_FIELDS if getattr(known, name) is None},
-    )
     if known.state not in FINAL_STATES and told.state in FINAL_STATES:
         after = replace(after, **{name: getattr(told, name) for name in _ENDING_FIELDS})
-    return after
+        if after.is_tombstone:
+            return emptied(after)
+    seen: dict[str, Any] = {name: _earlier(getattr(after, name), getattr(told, name)) for name in _SEEN_FIELDS}
+    if after.state == told.state:
+        seen["settled_at"] = _earlier(after.settled_at, told.settled_at)
+    labels = json_text(json.loads(told.labels) | json.loads(known.labels))
+    status = told.status if after.status is None else after.status
+    return replace(after, labels=labels, status=status, **seen)
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    return min((time for time in (one, other) if time is not None), default=None)

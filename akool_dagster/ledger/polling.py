@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from akool_dagster.clock import Clock
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.records import ClaimedJob, JobState, Observation, RecordReport
-from akool_dagster.ledger.rows import ask_for_landing, chunks, next_version, update_jobs, update_of
+from akool_dagster.ledger.rows import ask_for_landing, chunks, next_version, update_of, write_rows
 from akool_dagster.ledger.schema import IS_PENDING, VIDEO_IS_PENDING, accounts, jobs
 from akool_dagster.ledger.transitions import Limits, PolledJob, Polling, observe, shows_differently
 
@@ -22,7 +23,9 @@ LONGEST_WAIT_MS = 7_200_000
 
 _READ_FIELDS = tuple(field.name for field in fields(PolledJob) if field.name != "payload")
 _WRITTEN_FIELDS = tuple(
-    field.name for field in fields(PolledJob) if field.name not in {"job_id", "partition_at", "watched_since"}
+    field.name
+    for field in fields(PolledJob)
+    if field.name not in {"job_id", "partition_at", "watched_since", "version"}
 )
 _ENDING_FIELDS = frozenset(
     {"state", "settled_at", "failure_reason", "video_state", "video_next_at", "video_expires_at", "video_error"}
@@ -149,11 +152,12 @@ class PollingLedger:
     def _write(self, connection: sa.Connection, changes: list[tuple[PolledJob, PolledJob]]) -> RecordReport:
         shown = {after.job_id for before, after in changes if shows_differently(before, after)}
         version = next_version(connection, self._clock.now_us()) if shown else 0
-        written = [replace(after, version=version) if after.job_id in shown else after for _, after in changes]
-        ended = [job for job in written if job.state != JobState.PENDING]
-        going_on = [job for job in written if job.state == JobState.PENDING]
-        update_jobs(connection, self._account, _GOING_ON_FIELDS, going_on, keeps_payload=True)
-        update_jobs(connection, self._account, _WRITTEN_FIELDS, ended, keeps_payload=True)
+        ended = [after for _, after in changes if after.state != JobState.PENDING]
+        going_on = [after for _, after in changes if after.state == JobState.PENDING]
+        for names, some in ((_GOING_ON_FIELDS, going_on), (_WRITTEN_FIELDS, ended)):
+            values_of = attrgetter("job_id", *names)
+            rows = [(*values_of(job), version if job.job_id in shown else job.version) for job in some]
+            write_rows(connection, self._account, (*names, "version"), rows, keeps_payload=True)
         ask_for_landing(
             self._database,
             connection,

@@ -59,18 +59,18 @@ class Pruning:
         with self._database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
-    def prune(self, job_ids: Iterable[str], version: int = END_OF_TIME) -> int:
+    def prune(self, job_ids: Iterable[str], until: int = END_OF_TIME) -> int:
         """Empty these jobs to tombstones; return how many were not empty.
 
-        Jobs that changed after ``version``, which the tables have landed, stay as they are.
+        Jobs that changed after the version ``until``, which the tables have landed, stay as they are.
         """
         pruned = 0
         for chunk in chunks(sorted(job_ids)):
             with self._database.write() as connection:
                 locked_jobs(connection, self._account, chunk)  # in order: the update locks them as they lie
                 where = (jobs.c.account == self._account, jobs.c.job_id.in_(chunk), _IS_SETTLED_WITH_PAYLOAD)
-                statement = sa.update(jobs).where(*where, jobs.c.version <= version).values(_EMPTIED)
-                pruned += connection.execute(statement).rowcount
+                statement = sa.update(jobs).where(*where, jobs.c.version <= until)
+                pruned += connection.execute(statement.values(_EMPTIED)).rowcount
         return pruned
 
     def tombstones(self, start: int = 0, end: int = END_OF_TIME) -> list[str]:

@@ -67,6 +67,10 @@ class TrackReport:
     repeated: int = 0
     relabelled: int = 0
     reopened: int = 0
+    pruned: int = 0
+    """Known ones that ended and were pruned: nothing of them changes."""
+    forgotten: int = 0
+    """Known ones that were forgotten: they stay so."""
 
     def __add__(self, other: TrackReport) -> TrackReport:
         return _sum(self, other)
@@ -277,6 +281,11 @@ class LeaseFacts:
     def is_live(self, now_ms: int) -> bool:
         """Return whether it is held now. One that ends later than any lease can was taken under a wrong clock."""
         return now_ms < self.expires_at <= now_ms + 2 * LEASE_MS
+
+    @property
+    def was_released(self) -> bool:
+        """Return whether its owner gave it back: it did not run out."""
+        return self.expires_at == 0
 
 
 STATUS_LABELS: Mapping[int | None, str] = {

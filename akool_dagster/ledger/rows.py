@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from itertools import islice
+from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -83,12 +84,34 @@ def update_jobs(
 
     ``keeps_payload``: as `update_of` says.
     """
-    rows = [
-        {"key_account": account, "key_job_id": job.job_id, **{f"new_{name}": getattr(job, name) for name in names}}
-        for job in changed
-    ]
-    if rows:
-        connection.execute(update_of(names, keeps_payload=keeps_payload), rows)
+    values_of = attrgetter("job_id", *names)
+    write_rows(connection, account, names, map(values_of, changed), keeps_payload=keeps_payload)
+
+
+def write_rows(
+    connection: sa.Connection,
+    account: str,
+    names: tuple[str, ...],
+    rows: Iterable[tuple[Any, ...]],
+    *,
+    keeps_payload: bool = False,
+) -> None:
+    """Write rows that have a job's id and then the value of each named column, as `update_jobs` does."""
+    sql, order = _driver_update(connection.dialect, names, keeps_payload)
+    keys = ("key_job_id", *(f"new_{name}" for name in names))
+    named = [dict(zip(keys, row, strict=True), key_account=account) for row in rows]
+    if named:
+        # By the driver: SQLAlchemy's own handling of parameters takes longer than SQLite takes to write them.
+        connection.exec_driver_sql(sql, named if order is None else list(map(itemgetter(*order), named)))
+
+
+@lru_cache(maxsize=32)
+def _driver_update(
+    dialect: sa.Dialect, names: tuple[str, ...], keeps_payload: bool
+) -> tuple[str, tuple[str, ...] | None]:
+    """Return the SQL of `update_of` and the order of its parameters; None where the driver takes them by name."""
+    compiled = update_of(names, keeps_payload=keeps_payload).compile(dialect=dialect)
+    return str(compiled), None if compiled.positiontup is None else tuple(compiled.positiontup)
 
 
 def insert_jobs(database: Database, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:

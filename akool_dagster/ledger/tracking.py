@@ -93,6 +93,8 @@ class Tracking:
             known=len(known),
             relabelled=sum(before.labels != after.labels for before, after in changes),
             reopened=sum(_is_reopened(before, after) for before, after in changes),
+            pruned=sum(job.is_tombstone for job in known.values()),
+            forgotten=sum(job.state == JobState.FORGOTTEN for job in known.values()),
         )
         # On PostgreSQL another process may have tracked them at the same time: they are known by now.
         raced = {job_id: labels for job_id, labels in new.items() if job_id not in added}

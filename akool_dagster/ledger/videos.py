@@ -114,11 +114,11 @@ class VideoLedger:
             ),
         )
 
-    def keep_url(self, job_id: str, video_url: str, expires_at: int) -> None:
+    def keep_url(self, job_id: str, video_url: str, expires_at: int, *, is_first: bool = False) -> None:
         """Keep a newer URL of a completed job's video; the time at which the URL dies never goes back.
 
         Everything else stays as Akool reported it when the job settled: what it cost then is what it cost. The first
-        usable URL of a job that completed without one asks for a landing: the job's row has none.
+        usable URL of a job that completed without one (``is_first``) asks for a landing: the job's row has none.
         """
         with self._database.write() as connection:
             for job in locked_jobs(connection, self._account, [job_id]):
@@ -132,7 +132,21 @@ class VideoLedger:
                     payload=json.dumps(known | {"video_url": video_url}, ensure_ascii=False, separators=(",", ":")),
                     video_expires_at=max(job.video_expires_at or 0, expires_at),
                 )
-                self._write(connection, job, after, asks_for_tables=not known.get("video_url"))
+                self._write(connection, job, after, asks_for_tables=is_first)
+
+    def records(self, job_ids: Collection[str]) -> dict[str, str]:
+        """Return the record, as JSON text, of those of these jobs whose video is stored and whose URL is known."""
+        found: dict[str, str] = {}
+        for chunk in chunks(sorted(job_ids)):
+            query = sa.select(jobs.c.job_id, jobs.c.video_record).where(
+                jobs.c.account == self._account,
+                jobs.c.job_id.in_(chunk),
+                jobs.c.video_state == VideoState.STORED,
+                jobs.c.payload.is_not(None),
+            )
+            with self._database.read() as connection:
+                found |= {row[0]: row[1] for row in connection.execute(query)}
+        return found
 
     def reopen(self, job_ids: Collection[str]) -> int:
         """Make these stored videos pending again, since their files are gone; return how many were stored.

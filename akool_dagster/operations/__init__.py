@@ -1,1 +1,1 @@
-"""Looking after a deployment's ledger: checking, restoring, adopting and pruning it."""
+"""Looking after a deployment's ledger: adopting tables, checking, pruning and forgetting."""

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from akool_dagster.clock import Clock
-from akool_dagster.landing import LandingKind
 from akool_dagster.ledger import (
+    AccountLedger,
     Counts,
     JobLedger,
     LedgerError,
     LedgerMissingError,
     LedgerSchemaError,
     LedgerUnavailableError,
-    VideoState,
 )
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.inspection import damage, schema_differences
 from akool_dagster.ledger.schema import SCHEMA_VERSION
-from akool_dagster.operations.findings import Finding, Level, named
+from akool_dagster.operations.check_files import FileCheck, check_files
+from akool_dagster.operations.findings import Finding, Level
 from akool_dagster.operations.stuck_jobs import stuck_jobs
-from akool_dagster.operations.survey import Survey, survey, why_adopt
-from akool_dagster.ownership import ledger_command
 from akool_dagster.storage import StorageError, StorageRoot
-from akool_dagster.tables import RESULTS, TABLES, VIDEOS
+from akool_dagster.storage.marker import ledger_command
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CheckReport:
     """What is known of one account's ledger and storage root."""
 
@@ -36,10 +33,10 @@ class CheckReport:
     """The ledger's URL, without its password."""
     storage: str
     account: str
-    findings: Sequence[Finding]
+    findings: list[Finding] = field(default_factory=list)
     ledger_id: str | None = None
     schema: str | None = None
-    revision: int | None = None
+    version: int | None = None
     counts: Counts | None = None
     table_files: int | None = None
     """How many tables were read; None: they were not looked at."""
@@ -58,209 +55,82 @@ def check(url: str, root: StorageRoot, account: str, *, clock: Clock, files: boo
     Raises `LedgerUrlError` for a URL that is none; whatever else is wrong is a finding.
     """
     database = Database(url)
-    schema: str | None = None
-    findings: list[Finding] = []
-    try:
-        schema, findings = _look_at(database)
-        if not any(finding.about == "schema" for finding in findings):
-            with JobLedger.open(url, clock=clock) as ledger:
-                return _check_open(ledger, root, account, clock, files, schema, findings)
-    except LedgerError as error:
-        findings = [*findings, _unusable(error)]
-    finally:
-        database.close()
-    return CheckReport(ledger=database.shown, storage=root.uri(), account=account, findings=findings, schema=schema)
-
-
-def _look_at(database: Database) -> tuple[str | None, list[Finding]]:
-    """Return the schema's version and what is wrong with the database itself. Raises `LedgerError`s as they come."""
+    report = CheckReport(ledger=database.shown, storage=root.uri(), account=account)
     try:
         database.require()  # before anything else: connecting to a SQLite file makes it
+        report.schema = SCHEMA_VERSION
+        report.findings += _database_findings(database)
+        if not any(finding.about == "schema" for finding in report.findings):
+            with JobLedger.open(url, clock=clock) as ledger:
+                _check_open(ledger, root, report, clock, files)
     except LedgerSchemaError as error:
-        found = Finding(about="schema", what=str(error), todo="Do as it says; nothing else was checked.")
-        return database.version(), [found]
-    return SCHEMA_VERSION, list(_database_findings(database))
+        report.schema = database.version()
+        report.findings.append(_unusable("schema", error, "Do as it says; nothing else was checked."))
+    except LedgerMissingError as error:
+        report.findings.append(_unusable("database", error, "Do as it says; nothing else was checked."))
+    except LedgerUnavailableError as error:
+        adopt = ledger_command("adopt", account)
+        hint = f"Mend the database. If it is damaged, keep a copy, restore its newest backup, and run {adopt}."
+        report.findings.append(_unusable("database", error, hint))
+    except LedgerError as error:
+        report.findings.append(_unusable("database", error, "Mend it as the message says."))
+    finally:
+        database.close()
+    return report
 
 
-def _check_open(
-    ledger: JobLedger,
-    root: StorageRoot,
-    account: str,
-    clock: Clock,
-    files: bool,
-    schema: str | None,
-    findings: list[Finding],
-) -> CheckReport:
-    found: Survey | None = None
-    videos: int | None = None
-    known = ledger.inspection(account).accounts()
-    if account not in known and known:
-        findings.append(
-            Finding(
-                about="account",
-                what=f"The ledger has no jobs of {account}, but of {', '.join(known)}.",
-                todo="Give the prefix of the account with --account.",
-                level=Level.NOTICE,
-            )
-        )
-    findings += _broken_rules(ledger, account)
+def _check_open(ledger: JobLedger, root: StorageRoot, report: CheckReport, clock: Clock, files: bool) -> None:
+    account = ledger.account(report.account)
+    report.ledger_id = ledger.ledger_id
+    report.version = ledger.version()
+    report.counts = account.counts()
+    report.findings += _unknown_account(ledger.accounts(), report.account)
+    report.findings += _broken_rules(account)
+    checked = FileCheck()
     try:
-        found = survey(ledger, root, account)
-        findings += _identity(ledger, root, account, found)
-        findings += _tables(ledger, account, found)
-        findings += _gone(ledger, root, account, found)
-        if files:
-            videos, missing = _video_files(ledger, root, account)
-            findings += missing
+        check_files(account, root, checked, videos=files)
     except StorageError as error:
-        findings.append(Finding(about="storage", what=str(error), todo="Mend it, or set AKOOL_STORAGE right."))
-    findings += stuck_jobs(ledger, account, clock)
-    return CheckReport(
-        ledger=ledger.shown_url,
-        storage=root.uri(),
-        account=account,
-        findings=findings,
-        ledger_id=ledger.ledger_id,
-        schema=schema,
-        revision=ledger.revision(),
-        counts=ledger.counts(account),
-        table_files=None if found is None else len(found.files),
-        videos_checked=videos,
-    )
+        hint = "Mend the storage, or set AKOOL_STORAGE right."
+        checked.findings.append(Finding(about="storage", what=str(error), hint=hint))
+    report.findings += checked.findings
+    report.table_files, report.videos_checked = checked.tables, checked.videos
+    report.findings += stuck_jobs(account, clock)
 
 
-def _unusable(error: LedgerError) -> Finding:
-    todo = {
-        LedgerMissingError: "Do as it says; nothing else was checked.",
-        LedgerUnavailableError: "Mend the database. If it is damaged, keep a copy of it, restore its newest backup and "
-        "run `akool-dagster ledger restore`.",
-    }.get(type(error), "Mend it as the message says.")
-    return Finding(about="database", what=str(error), todo=todo)
+def _unusable(about: str, error: LedgerError, hint: str) -> Finding:
+    return Finding(about=about, what=str(error), hint=hint)
 
 
 def _database_findings(database: Database) -> Iterator[Finding]:
-    differences = schema_differences(database)
-    if differences:
+    if differences := schema_differences(database):
         yield Finding(
             about="schema",
             what=f"The tables are not those of schema {SCHEMA_VERSION}: {'; '.join(differences)}.",
-            todo="Something else changed them. Restore the ledger's newest backup.",
+            hint="Something else changed them. Restore the ledger's newest backup.",
         )
-    damaged = damage(database)
-    if damaged:
+    if damaged := damage(database):
         yield Finding(
             about="integrity",
             what=f"The database is damaged: {'; '.join(damaged[:5])}.",
-            todo="Stop the daemon, keep a copy, restore its newest backup and run `akool-dagster ledger restore`.",
+            hint="Stop the daemon, keep a copy, restore the newest backup, and run `akool-dagster ledger adopt`.",
         )
 
 
-def _broken_rules(ledger: JobLedger, account: str) -> Iterator[Finding]:
-    for broken in ledger.inspection(account).broken_rules():
+def _unknown_account(known: Sequence[str], account: str) -> Iterator[Finding]:
+    if known and account not in known:
+        yield Finding(
+            about="account",
+            what=f"The ledger has no jobs of {account}, but of {', '.join(known)}.",
+            hint="Give the prefix of the account with --account.",
+            level=Level.NOTICE,
+        )
+
+
+def _broken_rules(account: AccountLedger) -> Iterator[Finding]:
+    for broken in account.inspection.broken_rules():
         yield Finding(
             about="rules",
             what=f"{broken.number} times it is not true that {broken.rule} (such as {broken.example}).",
-            todo="Please report it, with what was done to the ledger. Its newest backup, followed by "
-            f"{ledger_command('restore', account)}, puts it right.",
+            hint="Please report it, with what was done to the ledger. Its newest backup, followed by "
+            f"{ledger_command('adopt', account.name)}, puts it right.",
         )
-
-
-def _identity(ledger: JobLedger, root: StorageRoot, account: str, found: Survey) -> Iterator[Finding]:
-    reason = why_adopt(ledger.ledger_id, found.mark, found.ledger_ids)
-    begun = ledger.landings(account).have_begun()
-    if reason is None or (found.mark is None and found.unreadable_mark is None and not begun and not found.files):
-        return
-    restore, adopt = ledger_command("restore", account), ledger_command("adopt", account)
-    yield Finding(
-        about="identity",
-        what=f"{root.uri(account)} is not the storage root of ledger {ledger.ledger_id}: {reason}.",
-        todo="Is the storage mounted, and are AKOOL_STORAGE and AKOOL_LEDGER_URL right? If this ledger takes the "
-        f"place of one that was lost, or the files were moved: {restore}, then {adopt}.",
-    )
-
-
-def _tables(ledger: JobLedger, account: str, found: Survey) -> Iterator[Finding]:
-    restore = ledger_command("restore", account)
-    for one in found.unreadable:
-        yield Finding(
-            about="tables",
-            what=one.why
-            if not one.pruned
-            else f"{one.why} It is the only copy of {one.pruned} payloads, which were pruned from the ledger.",
-            todo="A good backup of that file can take its place; so can a new landing of its partition, once it is "
-            "moved away."
-            if not one.pruned
-            else "Bring it back from a backup: nothing else can. Leave it where it is until then.",
-        )
-    unknown = found.unknown_ids
-    if unknown:
-        yield Finding(
-            about="tables",
-            what=f"The tables have {len(unknown)} jobs that the ledger does not know: {named(unknown)}.",
-            todo=f"The ledger is older than the tables: restore its newest backup, or run {restore}.",
-        )
-    unsettled = sorted({job_id for file in found.files for job_id in file.unsettled_ids})
-    if unsettled:
-        yield Finding(
-            about="tables",
-            what=f"The tables show {len(unsettled)} jobs as ended that the ledger does not: {named(unsettled)}.",
-            todo=f"The ledger is older than the tables: restore its newest backup, or run {restore}.",
-        )
-    newer = [file.file.relative for file in found.files if file.is_newer]
-    if newer:
-        yield Finding(
-            about="tables",
-            what=f"{len(newer)} tables are at a higher revision than the ledger's rows: {named(newer)}. Their "
-            "landings would be refused.",
-            todo=f"The ledger was restored from an older backup, or was made anew: run {restore}.",
-        )
-
-
-def _gone(ledger: JobLedger, root: StorageRoot, account: str, found: Survey) -> Iterator[Finding]:
-    """Yield what has landed, or was pruned because it had, and is in no file any more."""
-    if found.only_copy_gone:
-        yield Finding(
-            about="tables",
-            what=f"{len(found.only_copy_gone)} jobs whose payloads were pruned are in no readable file of "
-            f"{root.uri(f'{account}/{RESULTS.name}')} any more: {named(found.only_copy_gone)}.",
-            todo="Those files are the only copy: bring them back from a backup of the storage, and then run "
-            f"{ledger_command('restore', account)}.",
-        )
-    landed = ledger.landings(account).known()
-    for table in TABLES:
-        kind = LandingKind.VIDEOS if table == VIDEOS.name else LandingKind.TABLES
-        keys = [key for (of, key), known in sorted(landed.items()) if of == kind and known.revision is not None]
-        there = found.keys_of(table)
-        gone = [key for key in keys if key.replace(":", "") not in there]
-        if there and gone:  # without any, another IO manager keeps them, or the table is switched off
-            yield Finding(
-                about="tables",
-                what=f"{len(gone)} partitions have landed, and their file is not in {root.uri(f'{account}/{table}')}: "
-                f"{named(gone)}.",
-                todo="If they were not removed on purpose, and the table was switched on when they landed: bring the "
-                "files back from a backup, or, unless payloads of that day were pruned, materialize those partitions.",
-                level=Level.NOTICE,
-            )
-
-
-def _video_files(ledger: JobLedger, root: StorageRoot, account: str) -> tuple[int, list[Finding]]:
-    looked_for = 0
-    gone: list[str] = []
-    for job in ledger.iter_jobs(account):
-        if job.video_state != VideoState.STORED or job.video_record is None:
-            continue
-        looked_for += 1
-        record = json.loads(job.video_record)
-        path, size = record.get("path"), record.get("bytes")
-        if not isinstance(path, str) or not root.exists(path) or root.size(path) != size:
-            gone.append(str(path))
-    if not gone:
-        return looked_for, []
-    return looked_for, [
-        Finding(
-            about="files",
-            what=f"{len(gone)} stored videos are not in {root.uri()}, or not at their size: {named(gone)}.",
-            todo="Bring them back from a backup of the storage, or from where the files were moved. Akool keeps them "
-            "for 7 days only.",
-        )
-    ]

@@ -21,7 +21,7 @@ class Finding:
     about: str
     """What it concerns, in a word: ``tables``, ``polling``, ``videos`` ..."""
     what: str
-    todo: str
+    hint: str
     level: Level = Level.PROBLEM
 
 

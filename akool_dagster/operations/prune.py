@@ -1,85 +1,119 @@
-"""`ledger prune`: drops payloads that the landed tables hold too."""
+"""`ledger prune`: empties old jobs whose rows the tables hold."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from akool_dagster.clock import Clock
-from akool_dagster.landed_files import landed_file, table_files
-from akool_dagster.ledger import JobLedger
-from akool_dagster.ledger.pruning import Pruned
+from akool_dagster.ledger import AccountLedger, JobLedger, JobState, LeaseHeldError, LeaseLostError, VideoState
+from akool_dagster.ledger.landings import VIDEOS
 from akool_dagster.ledger.transitions import DAY_MS
-from akool_dagster.operations.findings import Finding
-from akool_dagster.ownership import LandedFile, Mark, OwnershipError, ledger_command, read_mark
+from akool_dagster.operations.findings import Finding, Level
+from akool_dagster.operations.landed_rows import LandedTable, read_table
+from akool_dagster.operations.partitions import Window, both_leases, by_window
 from akool_dagster.storage import StorageError, StorageRoot
-from akool_dagster.tables import RESULTS, VIDEOS
+from akool_dagster.storage.marker import OwnershipError, ledger_command, read_mark
+from akool_dagster.tables.files import TableFile, table_files
+
+_SETTLED_VIDEOS = frozenset({VideoState.STORED, VideoState.LOST})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class PruneReport:
     """What pruning did, or with ``dry_run`` would do."""
 
     dry_run: bool
-    partitions: int
-    """How many landed partitions are old enough."""
-    pruned: Pruned
-    kept: int
-    """Payloads as old that stay: their video is not settled, or no landed file shows them as they are."""
-    problems: Sequence[Finding]
+    partitions: int = 0
+    """How many partitions are old enough and have jobs that could be pruned."""
+    pruned: int = 0
+    kept: int = 0
+    """Jobs of those partitions that ended, and stay: a table does not show them as they are."""
+    findings: list[Finding] = field(default_factory=list)
 
 
 def prune(
-    ledger: JobLedger, root: StorageRoot, account: str, *, older_than_days: int, clock: Clock, dry_run: bool = False
+    ledger: JobLedger,
+    account: AccountLedger,
+    root: StorageRoot,
+    *,
+    older_than_days: int,
+    clock: Clock,
+    dry_run: bool = False,
 ) -> PruneReport:
-    """Drop the payloads of ended jobs of partitions that ended over so many days ago.
+    """Empty the settled jobs of clean partitions that ended over so many days ago.
 
-    Only what the Parquet file of ``results`` in the storage root shows, at a revision at or above the job's own (a
-    newer URL of its video: the manifest), for `restore` to fill payloads in again. So nothing is dropped where
-    another IO manager keeps the tables, or ``results`` is not among them. Raises `OwnershipError` when the root is
-    not this ledger's.
+    A job is settled when it failed, or its video is stored or lost. Its row must be in every table that the deployment
+    lands, read as the job is emptied: from then on the files are the only copy. Raises `OwnershipError` where the root
+    is not this ledger's, or has no tables of this package.
     """
-    mark = read_mark(root, account)
-    if mark is None or mark.ledger_id != ledger.ledger_id:
+    files = table_files(root, account.name)
+    tables = account.landings.enabled_assets()
+    mark = read_mark(root, account.name)
+    if mark is None or mark.ledger_id != account.ledger_id or not files or not tables:
         raise OwnershipError(
-            f"{root.uri(account)} is not marked as ledger {ledger.ledger_id}'s, so its tables are no proof of what "
-            f"has landed from it. Run {ledger_command('check', account)}. Nothing was pruned."
+            f"{root.uri(account.name)} has no Parquet tables that ledger {account.ledger_id} has landed, so nothing "
+            f"proves that they hold its jobs. Run {ledger_command('check', account.name)}. Another IO manager's tables "
+            "are not looked at: with one, keep all jobs in the ledger. Nothing was pruned."
         )
+    report = PruneReport(dry_run=dry_run)
     cutoff = clock.now_ms() - older_than_days * DAY_MS
-    landed_files = table_files(root, account)
-    files = [file for file in landed_files if file.end <= cutoff]
-    old = [file for file in files if file.table == RESULTS.name]
-    manifests = {file.key: file for file in files if file.table == VIDEOS.name}
-    total = Pruned()
-    problems = []
-    for file in old:
-        try:
-            landed = landed_file(root, file.relative, whole=True)
-            manifest = manifests.get(file.key)
-            shown = None if manifest is None else landed_file(root, manifest.relative, whole=True)
-        except StorageError as error:
-            problems.append(Finding(about="tables", what=str(error), todo="Mend it; its day's payloads were kept."))
+    for window, there in by_window(files).items():
+        if window[1] > cutoff or not account.pruning.prunable(*window):
             continue
-        if _is_proof(landed, mark):
-            total += ledger.pruning(account).drop(
-                landed.job_ids,
-                file.start,
-                file.end,
-                landed_revision=landed.revision,
-                manifest_revision=shown.revision if shown is not None and _is_proof(shown, mark) else 0,
-                dry_run=dry_run,
-            )
-    # What lies in a partition that has not ended so long ago is not as old.
-    kept = ledger.pruning(account).kept(min([cutoff, *(file.start for file in landed_files if file.end > cutoff)]))
-    return PruneReport(
-        dry_run=dry_run,
-        partitions=len(old),
-        pruned=total,
-        kept=kept - total.payloads if dry_run else kept,
-        problems=problems,
-    )
+        report.partitions += 1
+        try:
+            with both_leases(account, window, "prune") as check:
+                version = ledger.version()
+                if _is_dirty(account, window, tables):
+                    report.findings.append(
+                        _kept(there[0], "it has not landed as the ledger has it", "Prune after that.", Level.NOTICE)
+                    )
+                    continue
+                candidates = account.pruning.prunable(*window)
+                proven = _shown_by_all(candidates, _read(root, there, tables))
+                check()
+                report.kept += len(candidates) - len(proven)
+                report.pruned += len(proven) if dry_run else account.pruning.prune(proven, version)
+        except (StorageError, LeaseHeldError, LeaseLostError) as error:
+            report.findings.append(_kept(there[0], str(error), "Prune again once that is mended.", Level.PROBLEM))
+    return report
 
 
-def _is_proof(landed: LandedFile, mark: Mark) -> bool:
-    """Return whether a file says by its stamp that it landed from this ledger, or from one before it."""
-    return landed.ledger_id is not None and mark.covers(landed.ledger_id)
+def _is_dirty(account: AccountLedger, window: Window, tables: Sequence[str]) -> bool:
+    others = [table for table in tables if table != VIDEOS]
+    dirty = account.landings.dirty(window[1] - window[0], others, videos=VIDEOS in tables)
+    return any(partition.partition_at == window[0] for partition in dirty)
+
+
+def _read(root: StorageRoot, files: Sequence[TableFile], tables: Collection[str]) -> Mapping[str, LandedTable | None]:
+    """Return the partition's tables, whole: a damaged column is no copy. None for one that is not there."""
+    there = {file.table: file for file in files}
+    return {table: read_table(root, there[table]) if table in there else None for table in tables}
+
+
+def _shown_by_all(candidates: Mapping[str, str], tables: Mapping[str, LandedTable | None]) -> list[str]:
+    """Return the jobs, given by id with their state, that every table shows as they ended."""
+    shown = {table: {} if landed is None else _ends(table, landed) for table, landed in tables.items()}
+    return [
+        job_id
+        for job_id, state in candidates.items()
+        if all(
+            state == JobState.FAILED if table == VIDEOS and job_id not in ends else ends.get(job_id, False)
+            for table, ends in shown.items()
+        )
+    ]
+
+
+def _ends(table: str, landed: LandedTable) -> dict[str, bool]:
+    """Return, for every row of a table, whether it shows that the job, or its video, is settled."""
+    column, settled = {
+        VIDEOS: ("video_state", _SETTLED_VIDEOS),
+        "statuses": ("state", frozenset({JobState.COMPLETED, JobState.FAILED})),
+    }.get(table, ("_id", None))
+    values = landed.rows.column(column).to_pylist() if column in landed.rows.schema.names else []
+    return {job_id: settled is None or values[row] in settled for job_id, row in landed.index.items() if values}
+
+
+def _kept(file: TableFile, why: str, hint: str, level: Level) -> Finding:
+    return Finding(about="tables", what=f"The jobs of {file.key} were kept: {why}", hint=hint, level=level)

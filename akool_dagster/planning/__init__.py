@@ -1,1 +1,1 @@
-"""Which partitions to land now: facts in, requests and sentences out."""
+"""Which partitions to land now, and the sentences that explain it. Pure: facts in, decisions out."""

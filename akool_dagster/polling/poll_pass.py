@@ -1,8 +1,8 @@
-"""One bounded pass over the due ids: few calls, each answer recorded at once. And when to look again."""
+"""One bounded pass over the due ids: few calls, several at a time, each answer recorded as it comes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -13,60 +13,49 @@ from akool_dagster.api.errors import (
     AkoolCredentialsError,
     AkoolDeadlineError,
     AkoolError,
-    AkoolResponseError,
     AkoolThrottledError,
-    AkoolTransientError,
 )
-from akool_dagster.api.models import ResultRow, ResultsAnswer
+from akool_dagster.api.models import ResultsAnswer
 from akool_dagster.clock import Clock, Deadline
 from akool_dagster.ledger import (
+    AccountLedger,
     Answered,
     ClaimedJob,
-    JobLedger,
     Missed,
     Observation,
+    Polling,
     RecordReport,
+    Unanswered,
     Unreadable,
 )
+from akool_dagster.polling.call_plan import Call, CallPlan
+from akool_dagster.polling.observations import observations_of
+from akool_dagster.polling.schedule import (
+    LONGEST_PAUSE_MS,
+    RETRY_AFTER_FAILURES_MS,
+    RETRY_AFTER_REFUSALS_MS,
+    Pace,
+    call_seconds,
+    next_poll_delay_ms,
+    throttle_pause_ms,
+)
+from akool_dagster.polling.workers import Workers
 
 DEFAULT_IDS_PER_REQUEST = 50
 """Akool publishes no maximum."""
-
-SHORTEST_LOOK_MS = 5_000
-LONGEST_LOOK_MS = 600_000
-LOOK_SHARE_OF_AGE = 0.2
-
-PAUSE_AFTER_THROTTLE_MS = 30_000
-"""When Akool throttles without saying for how long."""
-PAUSE_AFTER_REFUSAL_MS = 300_000
-"""When Akool refuses everything: each such pass costs two calls for every id."""
-LONGEST_PAUSE_MS = 3_600_000
-"""However long Akool asks us to wait: one odd ``Retry-After`` must not stop polling for good."""
-RETRY_AFTER_TROUBLE_MS = 30_000
-CALL_SHARE = 0.5
-"""A call takes at most this share of the time that is left ..."""
-SHORTEST_CALL_SECONDS = 5.0
-"""... or this long: what never answers must leave time to ask for its halves."""
-TROUBLES_BEFORE_STOP = 2
-FAILURES_OF_AN_OUTAGE = 2
-"""Calls that fail in a row, beyond those that it takes to halve down to one id, before the trouble is Akool's ..."""
-FAILURES_AMONG_SUCCESSES = 6
-"""... and when other calls of the pass were answered."""
+DEFAULT_CONCURRENT_REQUESTS = 4
+LATE_CALL_SECONDS = 5.0
+"""How long after its deadline a pass waits for calls that ignore theirs."""
 
 NEEDS_THE_USER = (AkoolConfigurationError, AkoolCredentialsError, AkoolAccountError)
 """Nothing but the user's action helps; every job stays pending until then."""
-
-
-def look_again_ms(age_ms: int) -> int:
-    """Return how long to wait before a job that is watched for so long is polled again, in milliseconds.
-
-    Detection lags by at most a fifth of a job's age, and the calls for a job grow with the logarithm of it.
-    """
-    return int(min(max(LOOK_SHARE_OF_AGE * age_ms, SHORTEST_LOOK_MS), LONGEST_LOOK_MS))
+PERHAPS_THE_ACCOUNT = frozenset({1003, 1009})
+"""Codes that refuse an id or the whole account."""
+TIME_IS_OVER = "the tick's time was over"
 
 
 class ResultsApi(Protocol):
-    """What polling needs of `akool_dagster.api.client.AkoolClient`."""
+    """What polling needs of `akool_dagster.api.client.AkoolClient`. Several threads call it at once."""
 
     @property
     def calls(self) -> int:
@@ -74,7 +63,7 @@ class ResultsApi(Protocol):
         ...
 
     def results(self, ids: Sequence[str], *, deadline: Deadline | None = None) -> ResultsAnswer:
-        """Return what Akool says about the ids."""
+        """Return what Akool says about the ids. Raises `AkoolError` no later than the deadline."""
         ...
 
 
@@ -91,259 +80,232 @@ class PollReport:
     stopped: str | None = None
 
 
-def observation_of(row: ResultRow, now_ms: int) -> Answered:
-    """Return what a row says, as the ledger records it."""
-    return Answered(
-        job_id=row.job_id,
-        status=row.status,
-        payload=row.to_payload(),
-        has_video_url=row.has_usable_video_url,
-        video_expires_at=row.expires_ms(now_ms),
-        failure_reason=row.failure_reason,
-    )
-
-
 def run_poll_pass(
-    ledger: JobLedger,
+    account: AccountLedger,
     api: ResultsApi,
-    account: str,
     *,
     clock: Clock,
     deadline: Deadline,
     ids_per_request: int = DEFAULT_IDS_PER_REQUEST,
+    concurrent_requests: int = DEFAULT_CONCURRENT_REQUESTS,
+    requests_per_second: float | None = None,
 ) -> PollReport:
     """Poll what is due, longest due first, until nothing is or the deadline is near; record each answer at once.
 
-    Every job whose answer was not recorded stays as it was. Raises `AkoolCredentialsError`, `AkoolAccountError`
-    or `AkoolConfigurationError` when no call can work until the user acts, and `LedgerError`.
+    Threads make the calls, at most ``concurrent_requests`` at a time; only the caller's thread uses the ledger.
+    ``requests_per_second`` spaces the calls; the client's own repeats of a failed call are not counted.
+    Every job whose answer was not recorded stays as it was. Raises `AkoolCredentialsError`, `AkoolAccountError` or
+    `AkoolConfigurationError` when no call can work until the user acts, `LedgerError`, and ValueError for a number
+    of ids, calls or calls a second that is too small.
     """
-    if ids_per_request < 1:
-        raise ValueError(f"ids_per_request must be at least 1, not {ids_per_request}")
-    ledger.mend_schedule(account)
-    pause_ms = ledger.poll_not_before(account) - clock.now_ms()
-    if 0 < pause_ms <= LONGEST_PAUSE_MS:  # a longer one was noted under a clock that was set back since
+    if ids_per_request < 1 or concurrent_requests < 1:
+        raise ValueError(
+            "ids_per_request and concurrent_requests must be at least 1, "
+            f"not {ids_per_request} and {concurrent_requests}"
+        )
+    pace = Pace(requests_per_second)
+    account.polling.clamp_future_schedule()
+    pause_ms = account.polling.not_before() - clock.now_ms()
+    if 0 < pause_ms <= LONGEST_PAUSE_MS:  # a longer pause was noted under a clock that was set back since
         return PollReport(stopped=f"polling pauses for another {pause_ms / 1000:.0f} s, as Akool's answers asked")
-    return _PollPass(ledger, api, account, clock, deadline).run(ids_per_request)
+    return _PollPass(account, api, clock, deadline, pace, ids_per_request, concurrent_requests).run()
 
 
 class _PollPass:
-    def __init__(self, ledger: JobLedger, api: ResultsApi, account: str, clock: Clock, deadline: Deadline) -> None:
-        self._ledger = ledger
+    def __init__(
+        self,
+        account: AccountLedger,
+        api: ResultsApi,
+        clock: Clock,
+        deadline: Deadline,
+        pace: Pace,
+        ids_per_request: int,
+        concurrent_requests: int,
+    ) -> None:
+        self._ledger = account.polling
         self._api = api
-        self._account = account
         self._clock = clock
         self._deadline = deadline
-        self._calls_before = api.calls
-        self._report = PollReport()
-        self._troubles: list[str] = []  # of the latest calls in a row
-        # The answers of a first call whose every id was refused alike. Recorded unless a second call fares no better.
-        self._suspect: list[Missed] = []
+        self._pace = pace
+        self._polling = Polling(next_poll_delay_ms=next_poll_delay_ms, ids_per_request=ids_per_request)
+        self._concurrent_requests = concurrent_requests
+        self._batch = ids_per_request * concurrent_requests
+        self._limit = self._ledger.call_limit()
+        self._plan = CallPlan(ids_per_request, self._limit)
+        self._workers: Workers[Call, list[Observation]] = Workers()
+        self._more_due = True
+        self._next: Call | None = None
+        self._claimed: dict[str, ClaimedJob] = {}  # without an answer so far
+        self._asked: set[str] = set()
+        self._retry_ms = 0
+        self._hold_until = 0
         self._account_works = False
+        self._doubtful: dict[str, AkoolError] = {}
+        self._refusals_alone = True
+        self._last_failure: AkoolError | None = None
+        self._barred: AkoolError | None = None
+        self._report = PollReport()
+        self._calls_before = api.calls
 
-    def run(self, ids_per_request: int) -> PollReport:
-        while self._may_go_on():
-            claimed = self._ledger.claim(self._account, ids_per_request)
-            if not claimed:
-                break
-            unasked = list(claimed)
-            try:
-                for call in _calls_for(claimed):
-                    if not self._may_go_on():
-                        break
-                    unasked = [job for job in unasked if job not in call]
-                    self._poll(call)
-            finally:
-                now = self._clock.now_ms()
-                self._ledger.release(self._account, [job.job_id for job in unasked], until=now)
-        self._record(self._suspect)
-        if self._troubles and self._report.stopped is None:
-            self._stop(self._troubles[-1])  # the last call was in trouble, and perhaps it was the only one
+    def run(self) -> PollReport:
+        try:
+            self._poll()
+            if self._barred is not None:
+                raise self._barred
+            self._record_doubtful()
+            self._explain()
+        finally:
+            self._release()
         return replace(self._report, calls=self._api.calls - self._calls_before)
 
+    def _poll(self) -> None:
+        while True:
+            delay = self._start_calls()
+            if delay is not None:
+                ended = self._workers.pause(self._clock, delay)
+            elif self._workers.running:
+                ended = self._workers.wait(self._deadline.remaining() + LATE_CALL_SECONDS)
+                if ended is None:
+                    return self._stop(TIME_IS_OVER)
+            else:
+                return None
+            if ended is not None:
+                self._finish(*ended)
+
+    def _start_calls(self) -> float | None:
+        """Start what may be started now; return the seconds after which the pace allows the next call, if any waits."""
+        while self._workers.running < self._plan.window(self._concurrent_requests) and self._may_go_on():
+            call = self._next = self._next or self._next_call()
+            if call is None:
+                return None
+            delay = self._pace.delay(self._clock.monotonic())
+            if delay >= self._deadline.remaining():
+                self._stop(TIME_IS_OVER)
+            elif delay > 0:
+                return delay
+            else:
+                self._start(call)
+        return None
+
     def _may_go_on(self) -> bool:
-        return self._report.stopped is None and not self._deadline.expired()
+        return self._report.stopped is None and self._barred is None and not self._deadline.expired()
 
-    def _poll(self, call: Sequence[ClaimedJob]) -> None:
-        seen: list[Observation] = []
-        try:
-            self._ask([job.job_id for job in call], seen)
-        except NEEDS_THE_USER:
-            self._record_part(call, seen, self._clock.now_ms())
-            self._release(self._suspect)
-            raise
-        except AkoolDeadlineError:
-            self._record_part(call, seen, self._clock.now_ms())
-            self._stop("the tick's time was over")
-        except AkoolThrottledError as error:
-            pause_ms = PAUSE_AFTER_THROTTLE_MS if error.retry_after is None else int(error.retry_after * 1000)
-            pause_ms = min(pause_ms, LONGEST_PAUSE_MS)
-            self._record_part(call, seen, self._clock.now_ms())
-            self._ledger.hold_polling(self._account, self._clock.now_ms() + pause_ms)
-            self._stop(f"{error} Polling goes on in {pause_ms / 1000:.0f} s.")
-        except AkoolError as error:
-            self._record_part(call, seen, self._clock.now_ms() + RETRY_AFTER_TROUBLE_MS)
-            if len(call) > 1:
-                self._stop(str(error))  # its parts failed too: an outage, or an address that is not Akool's
+    def _next_call(self) -> Call | None:
+        while (call := self._plan.next_call(more_due=self._more_due)) is None and self._more_due:
+            claimed = self._ledger.claim(self._batch)
+            self._claimed |= {job.job_id: job for job in claimed}
+            self._plan.add(claimed)
+            self._more_due = len(claimed) == self._batch
+        return call
+
+    def _start(self, call: Call) -> None:
+        self._next = None
+        self._pace.begin(self._clock.monotonic())
+        self._asked.update(call.ids)
+        deadline = Deadline(self._clock, call_seconds(self._deadline.remaining()))
+        self._workers.start(call, lambda: self._ask(call, deadline))
+
+    def _ask(self, call: Call, deadline: Deadline) -> list[Observation]:
+        return observations_of(self._api.results(call.ids, deadline=deadline), self._clock.now_ms())
+
+    def _finish(self, call: Call, outcome: list[Observation] | BaseException) -> None:
+        match outcome:
+            case list():
+                self._account_works = self._account_works or any(isinstance(one, Answered) for one in outcome)
+                self._plan.answered(call)
+                self._record(outcome)
+            case AkoolConfigurationError() | AkoolCredentialsError() | AkoolAccountError():
+                self._barred = self._barred or outcome
+            case AkoolThrottledError():
+                pause_ms = throttle_pause_ms(outcome.retry_after)
+                self._hold_until = max(self._hold_until, self._clock.now_ms() + pause_ms)
+                self._ledger.hold(self._hold_until)
+                self._stop(f"{outcome} Polling goes on in {pause_ms / 1000:.0f} s.")
+            case AkoolDeadlineError() if self._deadline.expired():
+                self._stop(TIME_IS_OVER)
+            case AkoolError():
+                self._fail(call, outcome)
+            case _:
+                raise outcome
+        if self._plan.limit != self._limit:
+            self._limit = self._plan.limit
+            self._ledger.set_call_limit(self._limit)
+
+    def _fail(self, call: Call, error: AkoolError) -> None:
+        """Halve the call; conclude what there is to conclude when it asked for one id alone."""
+        self._last_failure = error
+        self._refusals_alone = self._refusals_alone and isinstance(error, AkoolContentError)
+        alone = call.jobs[0] if len(call.jobs) == 1 else None
+        is_miss = alone is not None and self._is_miss(error)
+        size = self._plan.refused(call) if is_miss else self._plan.failed(call)
+        if alone is None or alone.call_size != size:
+            self._ledger.set_call_size(call.ids, size)
+        if alone is not None:
+            if is_miss or self._account_works:
+                self._record([self._concluded(alone.job_id, error)])
             else:
-                self._trouble(str(error))
-        else:
-            self._judge(call, seen)
-            if not call[0].poll_alone and all(
-                isinstance(one, Unreadable) for one in seen
-            ):  # taking a call apart costs two calls for every id
-                self._trouble("Akool's answers cannot be read; the ledger's jobs say why")
-            else:
-                self._troubles = []
+                self._doubtful[alone.job_id] = error
+        if self._plan.must_stop:
+            self._retry_ms = RETRY_AFTER_FAILURES_MS
+            self._stop(str(error))
 
-    def _ask(self, ids: Sequence[str], seen: list[Observation]) -> None:
-        """Ask for the ids; when a call of several fails without one of Akool's codes, in halves, until too many fail.
+    def _record_doubtful(self) -> None:
+        """Record the ids whose calls failed before it was clear whether Akool answers this account at all."""
+        self._record([self._concluded(job_id, error) for job_id, error in self._doubtful.items()])
 
-        An id whose mere presence makes Akool answer HTTP 500 must not hold up the ids it happens to be asked with,
-        and a gateway may refuse a call for its length. The first half is halved first: an id that failed alone is
-        parted from the others for good, also when everything that was asked fails. When the time is over before,
-        those of the last part that failed are asked for alone from then on.
-        """
-        parts = [ids]
-        suspects: dict[str, str] = {}
-        failures = 0
-        alone: dict[str, str] = {}
-        try:
-            while parts:
-                part = parts.pop(0)
-                try:
-                    self._ask_in_halves(part, seen)
-                except AkoolDeadlineError:
-                    known = {one.job_id for one in seen} | alone.keys()
-                    seen.extend(
-                        Unreadable(job_id=job_id, error=error, alone=True, is_certain=False)
-                        for job_id, error in suspects.items()
-                        if job_id not in known
-                    )
-                    raise
-                except (AkoolTransientError, AkoolResponseError) as error:
-                    failures += 1
-                    suspects = dict.fromkeys(part, str(error))
-                    if len(part) == 1:
-                        alone[part[0]] = str(error)
-                    known = {one.job_id for one in seen} | alone.keys()
-                    parts = [*_halves([job_id for job_id in part if job_id not in known]), *parts]
-                    patience = FAILURES_AMONG_SUCCESSES if self._account_works else FAILURES_OF_AN_OUTAGE
-                    if failures >= len(ids).bit_length() + patience or not (parts or self._account_works):
-                        raise
-                else:
-                    failures = 0
-                    self._account_works = self._account_works or any(isinstance(one, Answered) for one in seen)
-        finally:
-            seen.extend(
-                Unreadable(job_id=job_id, error=error, alone=True, is_certain=self._account_works)
-                for job_id, error in alone.items()
-            )
+    def _concluded(self, job_id: str, error: AkoolError) -> Observation:
+        """Return what a failed call for one id alone says of the job."""
+        if self._is_miss(error):
+            return Missed(job_id=job_id, code=error.code)
+        return Unanswered(job_id=job_id, error=str(error), others_answered=self._account_works)
 
-    def _ask_in_halves(self, ids: Sequence[str], seen: list[Observation]) -> None:
-        """Ask for the ids; when Akool objects to one without saying which, in halves until it stands alone."""
-        try:
-            answer = self._results(ids)
-        except (AkoolContentError, AkoolResponseError) as error:
-            if error.code is None:
-                raise
-            if len(ids) > 1:
-                for half in _halves(ids):
-                    self._ask_in_halves(half, seen)
-            elif isinstance(error, AkoolContentError):
-                seen.append(Missed(job_id=ids[0], code=error.code, alone=True))
-            else:
-                seen.append(Unreadable(job_id=ids[0], error=str(error), alone=True))
+    def _is_miss(self, error: AkoolError) -> bool:
+        """Return whether a failed call for one id alone means that Akool does not have the id."""
+        return isinstance(error, AkoolContentError) and (self._account_works or error.code not in PERHAPS_THE_ACCOUNT)
+
+    def _explain(self) -> None:
+        """Say why the pass left something due, and why it had no answer if it had none."""
+        error = self._last_failure
+        if self._plan.answers or error is None:
+            if (self._claimed or self._more_due) and self._deadline.expired():
+                self._stop(TIME_IS_OVER)
             return
-        now = self._clock.now_ms()
-        seen.extend(observation_of(row, now) for row in answer.rows.values())
-        seen.extend(Unreadable(job_id=job_id, error=why) for job_id, why in answer.unparsable.items())
-        seen.extend(Missed(job_id=job_id) for job_id in answer.missing)
-
-    def _results(self, ids: Sequence[str]) -> ResultsAnswer:
-        left = self._deadline.remaining()
-        share = min(left, max(SHORTEST_CALL_SECONDS, CALL_SHARE * left))
-        try:
-            return self._api.results(ids, deadline=Deadline(self._clock, share))
-        except AkoolDeadlineError as error:
-            if self._deadline.expired():
-                raise
-            raise AkoolTransientError(error.message, code=error.code) from error
-
-    def _judge(self, call: Sequence[ClaimedJob], seen: Sequence[Observation]) -> None:
-        """Record a call's answers, unless it looks as if Akool refuses the account and not the ids."""
-        self._account_works = self._account_works or any(isinstance(one, Answered) for one in seen)
-        refused = [one for one in seen if isinstance(one, Missed) and one.code is not None]
-        alike = len(refused) == len(call) and len({one.code for one in refused}) == 1
-        if alike and call[0].poll_alone:  # it was refused before, and says nothing of the others
-            self._record(seen)
-        elif not alike or self._account_works or (len(call) == 1 and not self._suspect):
-            self._record(self._suspect)
-            self._suspect = []
-            self._record(seen)
-        elif not self._suspect or self._suspect[0].code != refused[0].code:
-            self._record(self._suspect)
-            self._suspect = refused
-        else:
-            code = refused[0].code
-            self._release([*self._suspect, *refused])
-            self._ledger.hold_polling(self._account, self._clock.now_ms() + PAUSE_AFTER_REFUSAL_MS)
-            raise AkoolAccountError(
-                f"Akool refused every id of two calls with code {code}: this account may not read these results. "
-                "Check that AKOOL_API_KEY belongs to the account that made the jobs and that its plan has the "
-                "Image to Video API. Every job stays pending; polling goes on in "
-                f"{PAUSE_AFTER_REFUSAL_MS // 60_000} minutes.",
-                code=code,
+        if self._refusals_alone:
+            self._retry_ms = RETRY_AFTER_REFUSALS_MS
+            self._report = replace(
+                self._report,
+                stopped=f"Akool refused every call of this pass, the last one with code {error.code}. Check that "
+                "AKOOL_API_KEY belongs to the account that made the jobs and that its plan has the Image to Video API. "
+                f"Every job stays pending; these ids are asked for again in {RETRY_AFTER_REFUSALS_MS // 60_000} "
+                "minutes.",
             )
+        else:
+            self._stop(str(error))
 
-    def _record_part(self, call: Sequence[ClaimedJob], seen: Sequence[Observation], until: int) -> None:
-        """Record what a broken-off call did answer and give the rest back.
-
-        Refusals are not recorded: the call broke off before it was clear whether they are about the ids. The
-        rest comes back in two halves, half a minute apart, so that an id whose mere presence makes Akool answer
-        HTTP 500 is parted from the others within a few passes.
-        """
-        answered = [one for one in seen if not (isinstance(one, Missed) and one.code is not None)]
-        self._record(answered)
-        known = {one.job_id for one in answered}
-        rest = [job.job_id for job in call if job.job_id not in known]
-        middle = (len(rest) + 1) // 2
-        self._ledger.release(self._account, rest[:middle], until=until)
-        later = until if until <= self._clock.now_ms() else until + RETRY_AFTER_TROUBLE_MS
-        self._ledger.release(self._account, rest[middle:], until=later)
-
-    def _release(self, seen: Sequence[Observation]) -> None:
-        self._ledger.release(self._account, [one.job_id for one in seen], until=self._clock.now_ms())
-
-    def _record(self, seen: Sequence[Observation]) -> None:
-        if not seen:
+    def _record(self, observations: Sequence[Observation]) -> None:
+        if not observations:
             return
-        recorded = self._ledger.record(self._account, seen, look_again_ms)
+        recorded = self._ledger.record(observations, self._polling)
+        for observation in observations:
+            self._claimed.pop(observation.job_id, None)
         self._report = replace(
             self._report,
-            polled=self._report.polled + len(seen),
+            polled=self._report.polled + len(observations),
             recorded=self._report.recorded + recorded,
-            unreadable=self._report.unreadable + sum(isinstance(one, Unreadable) for one in seen),
-            not_returned=self._report.not_returned + sum(isinstance(one, Missed) for one in seen),
+            unreadable=self._report.unreadable + sum(isinstance(one, Unreadable | Unanswered) for one in observations),
+            not_returned=self._report.not_returned + sum(isinstance(one, Missed) for one in observations),
         )
 
-    def _trouble(self, reason: str) -> None:
-        self._troubles.append(reason)
-        if len(self._troubles) >= TROUBLES_BEFORE_STOP:
-            self._stop(reason)
+    def _release(self) -> None:
+        """Give back what has no answer: at its old time, or later where it was asked for in vain."""
+        later = self._clock.now_ms() + self._retry_ms
+        self._ledger.release(
+            {
+                job.job_id: later if self._retry_ms and job.job_id in self._asked else job.due_at
+                for job in self._claimed.values()
+            }
+        )
 
     def _stop(self, reason: str) -> None:
-        self._report = replace(self._report, stopped=reason)
-
-
-def _halves(ids: Sequence[str]) -> list[Sequence[str]]:
-    middle = len(ids) // 2
-    return [half for half in (ids[:middle], ids[middle:]) if half]
-
-
-def _calls_for(claimed: Sequence[ClaimedJob]) -> Iterator[Sequence[ClaimedJob]]:
-    together = [job for job in claimed if not job.poll_alone]
-    if together:
-        yield together
-    for job in claimed:
-        if job.poll_alone:
-            yield [job]
+        if self._report.stopped is None:
+            self._report = replace(self._report, stopped=reason)

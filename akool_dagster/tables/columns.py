@@ -1,210 +1,75 @@
-"""The tables: which columns each has, and how ledger rows become them. The one place for columns and their meaning."""
+"""The tables as data: which columns each has, what they mean, and from which fields of a job each is made.
+
+A field of a job comes from the ledger's row, from the payload of Akool's last answer, or from the record of the stored
+video. The spool has them as one wide table, under these names; a table here is a projection of that.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from akool_dagster.api.models import load_payload
-from akool_dagster.ledger.errors import PayloadsPrunedError
-from akool_dagster.ledger.records import FINAL_STATES, STATUS_LABELS, Job, JobState
-from akool_dagster.ownership import ledger_command
+from akool_dagster.ledger.records import FINAL_STATES, STATUS_LABELS, JobState, VideoState
+from akool_dagster.tables.spec import TIMESTAMP, Column, TableSpec
 
-MOMENT = pa.timestamp("ms", tz="UTC")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A job, the payload of its last answer, and what is known of its stored file."""
-
-    job: Job
-    payload: Mapping[str, Any]
-    video: Mapping[str, Any]
+# Columns that are computed
 
 
-Reader = Callable[[Row], object]
+def _status_label(status: pa.Array) -> pa.Array:
+    known = pc.index_in(status, value_set=pa.array(list(STATUS_LABELS), pa.int64()))
+    return pc.fill_null(pc.take(pa.array(list(STATUS_LABELS.values()), pa.string()), known), "unknown")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """One column: its Arrow type, its unit where it has one, what it means, and how a job's value is read."""
-
-    name: str
-    type: pa.DataType
-    description: str
-    unit: str | None = None
-    read: Reader | None = None
-    """None for ``partition_time``, which is the same for all rows."""
-
-    @property
-    def field(self) -> pa.Field:
-        """Return the Arrow field, with description and unit in its metadata."""
-        metadata = {"description": self.description} | ({"unit": self.unit} if self.unit else {})
-        return pa.field(self.name, self.type, metadata=metadata)
+def _credits_per_second(credit: pa.Array, duration: pa.Array) -> pa.Array:
+    return pc.if_else(pc.not_equal(duration, 0.0), pc.divide(credit, duration), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableSpec:
-    """One table: one row a job, sorted and unique by ``_id``."""
-
-    name: str
-    description: str
-    columns: tuple[Column, ...]
-    includes: Callable[[Job], bool]
-    totals: Mapping[str, str] = field(default_factory=dict)
-    """Numbers for a materialisation's metadata: their name to the column that is summed."""
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Return the Arrow schema: the same in every partition, whatever the rows hold."""
-        return pa.schema([column.field for column in self.columns], metadata={"description": self.description})
-
-
-def build_table(spec: TableSpec, jobs: Sequence[Job], partition_start_ms: int) -> pa.Table:
-    """Return one partition of one table, its rows in the order of the jobs, which must be sorted by id."""
-    return build_tables([spec], jobs, partition_start_ms)[spec.name]
-
-
-def build_tables(specs: Iterable[TableSpec], jobs: Sequence[Job], partition_start_ms: int) -> dict[str, pa.Table]:
-    """Return one partition of several tables, by name; each job's payload is read once for all of them."""
-    specs = list(specs)
-    with_videos = VIDEOS in specs
-    rows = [Row(job, _loaded(job.payload), _loaded(job.video_record) if with_videos else _NOTHING) for job in jobs]
-    return {spec.name: _build(spec, rows, partition_start_ms) for spec in specs}
-
-
-def refuse_pruned(jobs: Iterable[Job], account: str, partition_key: str) -> None:
-    """Raise `PayloadsPrunedError` when what the tables are made from is not in the ledger any more.
-
-    An ended job always has a payload until it is pruned: without it the row would be landed empty.
-    """
-    pruned = sum(1 for job in jobs if _is_final(job) and job.payload is None)
-    if pruned:
-        restore = ledger_command(f"restore --partition {partition_key}", account)
-        raise PayloadsPrunedError(
-            f"The ledger's payloads of {pruned} jobs of {partition_key} were pruned, so its tables cannot be made "
-            f"anew. Run {restore}, which fills them in from the tables that landed, and then this again. "
-            "Nothing was written."
-        )
-
-
-_NOTHING: Mapping[str, Any] = {}
-
-
-def _loaded(text: str | None) -> Mapping[str, Any]:
-    return _NOTHING if text is None else load_payload(text)
-
-
-def _build(spec: TableSpec, rows: Sequence[Row], partition_start_ms: int) -> pa.Table:
-    included = [row for row in rows if spec.includes(row.job)]
-    arrays = []
-    for column in spec.columns:
-        if column.read is None:
-            arrays.append(pa.repeat(pa.scalar(partition_start_ms, MOMENT), len(included)))
-        else:
-            arrays.append(pa.array(map(column.read, included), column.type, size=len(included)))
-    return pa.Table.from_arrays(arrays, schema=spec.schema)
-
-
-# Readers
-
-
-def _sent(name: str) -> Reader:
-    """Read a field of Akool's answer as it was sent."""
-    return lambda row: row.payload.get(name)
-
-
-def _kept(name: str) -> Reader:
-    """Read a field of the ledger's row."""
-    return lambda row: getattr(row.job, name)
-
-
-def _status_label(row: Row) -> str:
-    return STATUS_LABELS.get(row.job.status, "unknown")
-
-
-def _extra(row: Row) -> str:
-    extra = row.payload.get("extra")
-    return json.dumps(extra, ensure_ascii=False, separators=(",", ":")) if extra else "{}"
-
-
-def _credits_per_second(row: Row) -> float | None:
-    credit, duration = row.payload.get("deduction_credit"), row.payload.get("video_duration")
-    return credit / duration if credit is not None and duration else None
-
-
-def _seconds(start_ms: int | None, end_ms: int | None) -> float | None:
-    if start_ms is None or end_ms is None or end_ms < start_ms:
-        return None
-    return (end_ms - start_ms) / 1000
-
-
-def _turnaround(row: Row) -> float | None:
-    return _seconds(row.payload.get("create_time"), row.payload.get("update_time"))
-
-
-def _queued(row: Row) -> float | None:
-    return _seconds(row.job.queueing_seen_at, row.job.processing_seen_at)
-
-
-def _processed(row: Row) -> float | None:
-    return _seconds(row.job.processing_seen_at, row.job.settled_at)
-
-
-def _detection(row: Row) -> float | None:
-    return _seconds(row.payload.get("update_time"), row.job.settled_at)
-
-
-def _video(name: str) -> Reader:
-    """Read what is known of the stored file."""
-    return lambda row: row.video.get(name)
+def _seconds(start: pa.Array, end: pa.Array) -> pa.Array:
+    span = pc.subtract(end.cast(pa.int64()), start.cast(pa.int64()))
+    return pc.if_else(pc.greater_equal(span, 0), pc.divide(span.cast(pa.float64(), safe=False), 1000.0), None)
 
 
 # Columns that several tables share
 
-_ID = Column(name="_id", type=pa.string(), description="The job's id at Akool.", read=_kept("job_id"))
+_ID = Column(name="_id", type=pa.string(), description="The job's id at Akool.")
 _PARTITION_TIME = Column(
-    name="partition_time", type=MOMENT, unit="UTC", description="Start of the partition the job belongs to."
+    name="partition_time", type=TIMESTAMP, unit="UTC", description="Start of the partition the job belongs to."
 )
 _STATUS = Column(
     name="status",
     type=pa.int64(),
     description="Akool's status: 1 queueing, 2 processing, 3 completed, 4 failed; any other as sent.",
-    read=_kept("status"),
 )
 _STATUS_LABEL = Column(
     name="status_label",
     type=pa.string(),
     description="The status in words; 'unseen' before the first answer, 'unknown' for an undocumented number.",
-    read=_status_label,
+    fields=("status",),
+    compute=_status_label,
 )
 _LABELS = Column(
     name="labels",
     type=pa.string(),
     description="JSON text of the string map the job was tracked with.",
-    read=_kept("labels"),
 )
 _SETTLED_AT = Column(
     name="settled_at",
-    type=MOMENT,
+    type=TIMESTAMP,
     unit="UTC",
     description="When polling saw the job end; null while it has not.",
-    read=_kept("settled_at"),
 )
 
 
 def _api(name: str, type_: pa.DataType, description: str, unit: str | None = None) -> Column:
-    return Column(name=name, type=type_, unit=unit, description=description, read=_sent(name))
+    return Column(name=name, type=type_, unit=unit, description=description)
 
 
-_CREATE_TIME = _api("create_time", MOMENT, "When Akool created the job.", "UTC")
+_CREATE_TIME = _api("create_time", TIMESTAMP, "When Akool created the job.", "UTC")
 _UPDATE_TIME = _api(
     "update_time",
-    MOMENT,
+    TIMESTAMP,
     "When Akool last updated the job: its completion, once it ended. Audio jobs may inherit an older time.",
     "UTC",
 )
@@ -220,14 +85,22 @@ _MODEL_NAME = _api("model_name", pa.string(), "Model used, when Akool says so.")
 _ONLY_ADD_AUDIO = _api("only_add_audio", pa.bool_(), "Whether the job only added audio to a finished video.")
 
 
-def _is_final(job: Job) -> bool:
-    return job.state in FINAL_STATES
+_VERSION = Column(
+    name="version",
+    type=pa.int64(),
+    description="The number of the row's last change, by which copies of a row are merged.",
+)
 
+_ENDED_COUNTS: tuple[str, Mapping[str, str]] = (
+    "status_label",
+    {"completed": "akool/completed", "failed": "akool/failed"},
+)
 
 RESULTS = TableSpec(
     name="results",
     description="The full results: one row a job that Akool completed or failed.",
-    includes=_is_final,
+    states=FINAL_STATES,
+    counted=_ENDED_COUNTS,
     columns=(
         _ID,
         _PARTITION_TIME,
@@ -258,10 +131,10 @@ RESULTS = TableSpec(
             name="extra",
             type=pa.string(),
             description="JSON text of every field Akool sent that has no column here, or does not fit it.",
-            read=_extra,
         ),
         _LABELS,
         _SETTLED_AT,
+        _VERSION,
     ),
     totals={"akool/credits": "deduction_credit", "akool/video_seconds": "video_duration"},
 )
@@ -269,7 +142,8 @@ RESULTS = TableSpec(
 CREDITS = TableSpec(
     name="credits",
     description="What each job cost: one row a job that Akool completed or failed.",
-    includes=_is_final,
+    states=FINAL_STATES,
+    counted=_ENDED_COUNTS,
     columns=(
         _ID,
         _PARTITION_TIME,
@@ -289,9 +163,11 @@ CREDITS = TableSpec(
             type=pa.float64(),
             unit="credits/second",
             description="deduction_credit / video_duration; null without a duration.",
-            read=_credits_per_second,
+            fields=("deduction_credit", "video_duration"),
+            compute=_credits_per_second,
         ),
         _LABELS,
+        _VERSION,
     ),
     totals={"akool/credits": "deduction_credit"},
 )
@@ -299,7 +175,8 @@ CREDITS = TableSpec(
 DURATIONS = TableSpec(
     name="durations",
     description="How long each job took: one row a job that Akool completed or failed.",
-    includes=_is_final,
+    states=FINAL_STATES,
+    counted=_ENDED_COUNTS,
     columns=(
         _ID,
         _PARTITION_TIME,
@@ -312,29 +189,34 @@ DURATIONS = TableSpec(
             type=pa.float64(),
             unit="seconds",
             description="update_time - create_time; null where that is negative, as for audio jobs.",
-            read=_turnaround,
+            fields=("create_time", "update_time"),
+            compute=_seconds,
         ),
         Column(
             name="queue_seconds",
             type=pa.float64(),
             unit="seconds",
             description="From the first poll that saw the job queueing to the first that saw it processing.",
-            read=_queued,
+            fields=("queueing_seen_at", "processing_seen_at"),
+            compute=_seconds,
         ),
         Column(
             name="processing_seconds",
             type=pa.float64(),
             unit="seconds",
             description="From the first poll that saw the job processing to the one that saw its end.",
-            read=_processed,
+            fields=("processing_seen_at", "settled_at"),
+            compute=_seconds,
         ),
         Column(
             name="detection_seconds",
             type=pa.float64(),
             unit="seconds",
             description="settled_at - update_time: how long the end went unnoticed; null where negative.",
-            read=_detection,
+            fields=("update_time", "settled_at"),
+            compute=_seconds,
         ),
+        _VERSION,
     ),
     totals={"akool/video_seconds": "video_duration"},
 )
@@ -342,7 +224,12 @@ DURATIONS = TableSpec(
 STATUSES = TableSpec(
     name="statuses",
     description="Where every tracked job stood at the landing: pending, missing and abandoned ones too.",
-    includes=lambda job: True,
+    progress=("state", (FINAL_STATES,)),
+    open=frozenset({JobState.PENDING, JobState.MISSING, JobState.ABANDONED}),
+    counted=(
+        "state",
+        {state: f"akool/{state}" for state in JobState if state != JobState.FORGOTTEN},
+    ),
     columns=(
         _ID,
         _PARTITION_TIME,
@@ -350,35 +237,30 @@ STATUSES = TableSpec(
             name="state",
             type=pa.string(),
             description="pending, completed, failed, missing (Akool stopped returning it) or abandoned.",
-            read=_kept("state"),
         ),
         _STATUS,
         _STATUS_LABEL,
-        Column(
-            name="tracked_at", type=MOMENT, unit="UTC", description="When the id was tracked.", read=_kept("tracked_at")
-        ),
+        Column(name="tracked_at", type=TIMESTAMP, unit="UTC", description="When the id was tracked."),
         Column(
             name="queueing_seen_at",
-            type=MOMENT,
+            type=TIMESTAMP,
             unit="UTC",
             description="The first poll that saw the job queueing.",
-            read=_kept("queueing_seen_at"),
         ),
         Column(
             name="processing_seen_at",
-            type=MOMENT,
+            type=TIMESTAMP,
             unit="UTC",
             description="The first poll that saw the job processing.",
-            read=_kept("processing_seen_at"),
         ),
         _SETTLED_AT,
         Column(
             name="failure_reason",
             type=pa.string(),
             description="Why a job failed, where Akool said so.",
-            read=_kept("failure_reason"),
         ),
         _LABELS,
+        _VERSION,
     ),
 )
 
@@ -396,21 +278,26 @@ _VIDEO_FACTS: tuple[tuple[str, pa.DataType, str | None, str], ...] = (
     ("probed_duration", pa.float64(), "seconds", "Length of the video, as probed."),
 )
 
+VIDEO_RECORD = frozenset({*(name for name, *_ in _VIDEO_FACTS), "downloaded_at"})
+"""The fields of a job that come from the record of its stored video."""
+
 VIDEOS = TableSpec(
     name="videos",
     description="The manifest of the video files: one row a completed job.",
-    includes=lambda job: job.state == JobState.COMPLETED,
+    states=frozenset({JobState.COMPLETED}),
+    progress=("video_state", (frozenset({VideoState.UNVERIFIED, VideoState.STORED}), frozenset({VideoState.STORED}))),
+    open=frozenset({VideoState.PENDING}),
+    counted=("video_state", {state: f"akool/videos_{state}" for state in VideoState}),
     columns=(
         _ID,
         _PARTITION_TIME,
         Column(
             name="video_state",
             type=pa.string(),
-            description="pending, stored, or lost (its URL is over, or it can never be had).",
-            read=_kept("video_state"),
+            description="pending, stored, unverified (kept, but the verifier refuses it) or lost (no bytes were had).",
         ),
         *(
-            Column(name=name, type=type_, unit=unit, description=description, read=_video(name))
+            Column(name=name, type=type_, unit=unit, description=description)
             for name, type_, unit, description in _VIDEO_FACTS
         ),
         Column(
@@ -418,32 +305,30 @@ VIDEOS = TableSpec(
             type=pa.float64(),
             unit="seconds",
             description="Length of the video, as Akool reports it.",
-            read=_sent("video_duration"),
+            fields=("video_duration",),
         ),
-        Column(
-            name="source_url", type=pa.string(), description="Where Akool served the video.", read=_sent("video_url")
-        ),
+        Column(name="source_url", type=pa.string(), description="Where Akool served the video.", fields=("video_url",)),
         Column(
             name="downloaded_at",
-            type=MOMENT,
+            type=TIMESTAMP,
             unit="UTC",
             description="When the file was verified and published.",
-            read=_video("downloaded_at"),
         ),
         Column(
             name="expires_at",
-            type=MOMENT,
+            type=TIMESTAMP,
             unit="UTC",
             description="When Akool's URL dies: 7 days after the job's last update.",
-            read=_kept("video_expires_at"),
+            fields=("video_expires_at",),
         ),
-        Column(name="attempts", type=pa.int64(), description="Downloads tried.", read=_kept("video_attempts")),
+        Column(name="attempts", type=pa.int64(), description="Downloads tried.", fields=("video_attempts",)),
         Column(
             name="error",
             type=pa.string(),
             description="Why the last download failed; null once stored.",
-            read=_kept("video_error"),
+            fields=("video_error",),
         ),
+        _VERSION,
     ),
     totals={"akool/bytes": "bytes"},
 )
@@ -453,3 +338,8 @@ RESULT_TABLES: Mapping[str, TableSpec] = {spec.name: spec for spec in (RESULTS, 
 
 TABLES: Mapping[str, TableSpec] = {**RESULT_TABLES, VIDEOS.name: VIDEOS}
 """Every table, by name."""
+
+FIELD_TYPES: Mapping[str, pa.DataType] = {
+    column.sources[0]: column.type for spec in TABLES.values() for column in spec.columns if column.compute is None
+}
+"""Every field of a job that a column is made from: each is itself a column somewhere."""

@@ -1,29 +1,36 @@
-"""The tables' Parquet files in a storage root: where they are, and what each says of itself."""
+"""The tables' Parquet files in a storage root: where they are, and how a landing merges into one."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from akool_dagster.landing import partition_window
-from akool_dagster.ledger.records import FINAL_STATES, VideoState
-from akool_dagster.ownership import LEDGER_METADATA, REVISION_DIGITS, REVISION_METADATA, LandedFile
-from akool_dagster.storage import StorageError, StorageRoot
-from akool_dagster.tables import TABLES
+from akool_dagster.base.partitions import partition_window
+from akool_dagster.clock import Clock
+from akool_dagster.storage import NOTHING, ChangedMeanwhileError, Found, StorageError, StorageRoot
+from akool_dagster.tables.columns import TABLES
+from akool_dagster.tables.merge import Merge
+from akool_dagster.tables.spec import SPOOL_ROWS, TableSpec
+
+_Result = TypeVar("_Result")
 
 SUFFIX = ".parquet"
-ENDS: Mapping[str, frozenset[str]] = {
-    "state": frozenset(FINAL_STATES),
-    "video_state": frozenset({VideoState.STORED}),
-}
-"""The columns that tell how far a job or its video has come, and what they say when that is final.
-
-A lost video is not among them: a file that is found after all may still be stored.
-"""
+COMPRESSION = "zstd"
+ROW_GROUP_ROWS = 50_000
+STALE_SECONDS = 900.0
+"""A temporary file that nobody wrote to for so long was left by a killed run."""
+LOCK_SECONDS = 120.0
+"""How long a run waits for another one that merges into the same file: longer than a merge of a full day takes."""
+TRIES = 5
+"""How often a merge is made anew because the object in object storage changed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +44,20 @@ class TableFile:
     start: int
     end: int
     """The partition's first millisecond and that of the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LandedTable:
+    """What one landing of a table wrote."""
+
+    rows: int
+    bytes: int
+    carried_over: int = 0
+    """Rows that only the file had."""
+    carried_over_not_ended: int = 0
+    """Those of them whose job or video has not ended, so that somebody should look after it."""
+    totals: Mapping[str, int | float] = field(default_factory=dict)
+    """Counts and sums for a materialisation's metadata, by their name there."""
 
 
 def table_files(root: StorageRoot, account: str) -> list[TableFile]:
@@ -54,62 +75,220 @@ def table_files(root: StorageRoot, account: str) -> list[TableFile]:
     return sorted(found, key=lambda file: file.key)
 
 
-def landed_file(root: StorageRoot, relative: str, *, whole: bool = False) -> LandedFile:
-    """Return what a Parquet file of ours says of itself. Raises `StorageError` when it is not readable.
+def land(
+    root: StorageRoot,
+    relative: str,
+    spec: TableSpec,
+    batches: Iterable[pa.RecordBatch],
+    forgotten: Callable[[], Collection[str]],
+    clock: Clock,
+) -> LandedTable:
+    """Merge a partition's rows into its file, which is read, merged and replaced in one critical section.
 
-    ``whole``: decode every column, where the file is, or is to be, the only copy of its rows.
+    ``batches``: the ledger's rows of the table's schema, by ``_id``; may be read more than once. ``forgotten`` is asked
+    inside the critical section: rows with these ids are dropped. Raises `StorageError` for a file that cannot be read,
+    naming it and the way out, when the storage cannot be used, and when another run keeps the file busy;
+    `UnorderedRowsError` for rows that are not sorted.
     """
-    return described(root, relative, read_parquet(root, relative, columns=None if whole else ["_id", *ENDS]))
 
-
-def described(root: StorageRoot, relative: str, table: pa.Table) -> LandedFile:
-    """Return what a table that was read from a file says of itself."""
-    metadata = table.schema.metadata or {}
-    ledger_id = metadata.get(LEDGER_METADATA.encode())
-    revision = metadata.get(REVISION_METADATA.encode(), b"0")
-    texts = [table.schema.field(index).type for index in table.schema.get_all_field_indices("_id")]
-    readable = len(texts) == 1 and (pa.types.is_string(texts[0]) or pa.types.is_large_string(texts[0]))
-    if not readable or not re.fullmatch(rb"[0-9]{1,%d}" % REVISION_DIGITS, revision):
-        raise StorageError(
-            f"{root.uri(relative)} is not a table of this package. Move it away, and bring back what was there before."
+    def landed(there: _ParquetFile | None, target: Path) -> LandedTable:
+        schema = spec.schema if there is None else _extended(spec.schema, there.schema)
+        merge = Merge(
+            spec,
+            (_fitted(batch, schema) for batch in batches),
+            () if there is None else there.batches(schema),
+            file_name=root.uri(relative),
+            forgotten=forgotten(),
         )
-    return LandedFile(
-        uri=root.uri(relative),
-        ledger_id=None if ledger_id is None else ledger_id.decode(),
-        revision=int(revision),
-        job_ids=[job_id for job_id in table.column("_id").to_pylist() if job_id is not None],
-        ended_ids=ended_ids(table),
-        account=relative.partition("/")[0],
-    )
+        summary = Summary(spec)
+        _write(root, relative, target, schema, map(summary.noted, merge))
+        return LandedTable(
+            rows=summary.rows,
+            bytes=target.stat().st_size,
+            carried_over=merge.carried_over,
+            carried_over_not_ended=merge.carried_over_not_ended,
+            totals=summary.totals(),
+        )
+
+    return _replaced(root, relative, landed, clock)
 
 
-def ended_ids(table: pa.Table) -> list[str]:
-    """Return the ids whose row shows a final end; none for a table that shows no states."""
-    found: list[str] = []
-    for name in ENDS.keys() & set(table.schema.names):
-        rows = zip(table.column("_id").to_pylist(), table.column(name).to_pylist(), strict=True)
-        found += [job_id for job_id, value in rows if job_id is not None and value in ENDS[name]]
-    return found
+def remove_rows(root: StorageRoot, relative: str, ids: Collection[str], clock: Clock) -> int:
+    """Remove the rows with these ids from a table's file, in the critical section of `land`; return how many it were.
 
-
-def read_parquet(root: StorageRoot, relative: str, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file of the storage root, or those of some columns that it has.
-
-    Raises `StorageError` when it is missing or no Parquet file.
+    A file without such a row is left as it is. Raises as `land` does.
     """
-    return parse_parquet(root, relative, root.read_bytes(relative), columns)
+    unwanted = pa.array(sorted(ids), pa.string())
+
+    def removed(there: _ParquetFile | None, target: Path) -> int:
+        if there is None:
+            return 0
+        number = 0
+
+        def kept() -> Iterator[pa.RecordBatch]:
+            nonlocal number
+            for batch in there.batches(there.schema):
+                is_unwanted = pc.is_in(batch.column("_id").cast(pa.string()), value_set=unwanted)
+                number += pc.sum(is_unwanted).as_py() or 0
+                yield batch.filter(pc.invert(is_unwanted))
+
+        _write(root, relative, target, there.schema, kept())
+        if not number:
+            target.unlink()
+        return number
+
+    return _replaced(root, relative, removed, clock)
 
 
-def parse_parquet(root: StorageRoot, relative: str, content: bytes, columns: list[str] | None = None) -> pa.Table:
-    """Return the table in a file's content. Raises `StorageError`, naming the file, when it is no Parquet file."""
+def read_table(root: StorageRoot, relative: str, columns: Collection[str] | None = None) -> pa.Table | None:
+    """Read one Parquet file of the storage root, or those of some columns that it has; None where there is none.
+
+    Raises `StorageError`, naming the file and the way out, when it cannot be read.
+    """
+    with root.local_copy(relative) as copy:
+        if copy is None:
+            return None
+        with _explained(root, relative):
+            file = pq.ParquetFile(copy[0])
+            there = None if columns is None else [name for name in file.schema_arrow.names if name in columns]
+            table = file.read(columns=there)
+            table.validate(full=True)  # else text that is no UTF-8 is met later, where nobody expects it
+            return table
+
+
+class Summary:
+    """The numbers of a table that its materialisation shows."""
+
+    def __init__(self, spec: TableSpec) -> None:
+        self._spec = spec
+        self._counts: Counter[str] = Counter()
+        self._sums: dict[str, int | float] = dict.fromkeys(spec.totals, 0)
+        self.rows = 0
+
+    def noted(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Count a batch in, and return it."""
+        self.rows += batch.num_rows
+        for entry in pc.value_counts(batch.column(self._spec.counted[0])).to_pylist():
+            self._counts[entry["values"]] += entry["counts"]
+        for name, column in self._spec.totals.items():
+            self._sums[name] += pc.sum(batch.column(column)).as_py() or 0
+        return batch
+
+    def totals(self) -> dict[str, int | float]:
+        """Return the counts and sums, by their name in a materialisation's metadata."""
+        return {name: self._counts[value] for value, name in self._spec.counted[1].items()} | self._sums
+
+
+class _ParquetFile:
+    """A table's file, open for reading by batches."""
+
+    def __init__(self, root: StorageRoot, relative: str, content: BinaryIO) -> None:
+        self._root = root
+        self._relative = relative
+        with _explained(root, relative):
+            self._file = pq.ParquetFile(content)
+            self.schema: pa.Schema = self._file.schema_arrow
+        if self.schema.names.count("_id") != 1 or len(set(self.schema.names)) != len(self.schema.names):
+            raise StorageError(f"{root.uri(relative)} is not a table of this package. {_WAY_OUT}")
+
+    def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """Yield the rows with the columns of a schema: those that the file lacks are null, others are cast."""
+        for group in range(self._file.num_row_groups):
+            batches = self._file.iter_batches(batch_size=SPOOL_ROWS, row_groups=[group])
+            while True:
+                with _explained(self._root, self._relative):
+                    batch = next(batches, None)
+                    if batch is None:
+                        break
+                    batch.validate(full=True)
+                    fitted = _fitted(batch, schema)
+                yield fitted
+
+
+_WAY_OUT = (
+    "Bring it back from a backup; or move it away and materialize the partition, which lands the rows that the ledger "
+    "still has: not those of pruned jobs."
+)
+
+
+@contextmanager
+def _explained(root: StorageRoot, relative: str) -> Iterator[None]:
     try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        there = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-        table = file.read(columns=there)
-        table.validate(full=True)  # else text that is no UTF-8 is met later, where nobody expects it
-        return table
+        yield
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise StorageError(
-            f"{root.uri(relative)} cannot be read as Parquet: {error}. Bring it back from a backup; or, unless its "
-            "day was pruned, move it away and materialize the partition."
-        ) from error
+        raise StorageError(f"{root.uri(relative)} cannot be read as a table: {error}. {_WAY_OUT}") from error
+
+
+def _replaced(
+    root: StorageRoot, relative: str, write: Callable[[_ParquetFile | None, Path], _Result], clock: Clock
+) -> _Result:
+    """Run ``write`` with what is there and a temporary file, and publish that if it was written, all under the lock."""
+    folder, _, name = relative.rpartition("/")
+    root.remove_stale_temporaries(folder, STALE_SECONDS, clock)
+    with root.lock(f"{folder}/.{name.removesuffix(SUFFIX)}.lock", seconds=LOCK_SECONDS, clock=clock):
+        for tries_left in reversed(range(TRIES)):
+            with root.local_copy(relative) as copy, root.temporary(relative) as target:
+                there = None if copy is None else _ParquetFile(root, relative, copy[0])
+                found: Found = NOTHING if copy is None else copy[1]
+                result = write(there, target)
+                if not target.exists():
+                    return result
+                try:
+                    root.publish(target, relative, replacing=found)
+                except ChangedMeanwhileError:
+                    if not tries_left:
+                        raise
+                else:
+                    return result
+    raise AssertionError("unreachable")
+
+
+def _write(
+    root: StorageRoot, relative: str, target: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+) -> None:
+    try:
+        with (
+            root.files.open(target, "xb") as sink,
+            pq.ParquetWriter(sink, schema, compression=COMPRESSION) as writer,
+        ):
+            for group in _row_groups(schema, batches):
+                writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
+    except pa.ArrowException as error:
+        raise StorageError(f"Cannot write {root.uri(relative)}: {error}") from error
+
+
+def _row_groups(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    pending: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        pending.append(batch)
+        rows += batch.num_rows
+        while rows >= ROW_GROUP_ROWS:
+            table = pa.Table.from_batches(pending, schema)
+            yield table.slice(0, ROW_GROUP_ROWS)
+            rest = table.slice(ROW_GROUP_ROWS)
+            pending, rows = rest.to_batches(), rest.num_rows
+    if rows:
+        yield pa.Table.from_batches(pending, schema)
+
+
+def _extended(schema: pa.Schema, there: pa.Schema) -> pa.Schema:
+    """Return the table's schema with the columns that only the file has, of a newer version, before the last one."""
+    *columns, version = schema
+    unknown = [column for column in there if column.name not in schema.names]
+    return pa.schema([*columns, *unknown, version], metadata=schema.metadata)
+
+
+def _fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return a batch with exactly the columns of a schema. Raises ValueError for a column that cannot be cast."""
+    arrays = []
+    for column in schema:
+        index = batch.schema.get_field_index(column.name)
+        if index < 0:
+            arrays.append(pa.nulls(batch.num_rows, column.type))
+            continue
+        try:
+            arrays.append(batch.column(index).cast(column.type))
+        except pa.ArrowException as error:
+            raise ValueError(f"its column {column.name} cannot be cast to {column.type}: {error}") from error
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

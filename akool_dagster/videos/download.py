@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from akool_dagster.clock import Deadline
+from akool_dagster.http.bounds import Bounds
+from akool_dagster.http.errors import RefusedAddressError, TooManyRedirectsError, TransportError
+from akool_dagster.http.transport import HttpResponse, HttpTransport
 from akool_dagster.storage import OsFiles
 from akool_dagster.videos.errors import DownloadError, ExpiredUrlError, HostTroubleError
 from akool_dagster.videos.space import Room
-from akool_dagster.videos.transport import VideoResponse, VideoTransport
 
 LARGEST_BYTES = 2 << 30
 EXPIRED = frozenset({403, 404, 410})
 BUSY = frozenset({408, 425, 429})
+MOST_REDIRECTS = 5
+HEADERS = {"Accept": "video/*, */*", "Accept-Encoding": "identity", "User-Agent": "akool-dagster"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +34,8 @@ def download_video(
     url: str,
     destination: Path,
     *,
-    transport: VideoTransport,
-    deadline: Deadline,
+    http: HttpTransport,
+    bounds: Bounds,
     files: OsFiles,
     room: Room,
     max_bytes: int = LARGEST_BYTES,
@@ -38,11 +43,14 @@ def download_video(
     """Write the body that a URL serves to a new file, in chunks of at most 1 MiB, and return its size and hash.
 
     Never resumes: a broken download starts over. What was written stays behind on an error; the caller removes
-    it. Raises `RefusedAddressError`, `ExpiredUrlError` for 403, 404 and 410, `DownloadError` for anything else
-    the server or the network does (retryable but for other 4xx and for too many bytes), `NoRoomError` before the
-    first byte of a body that does not fit on the disk, and `OSError` for what the disk does.
+    it. Raises `ExpiredUrlError` for 403, 404 and 410, `DownloadError` for anything else the URL, the server or the
+    network does (not retryable for a refused URL, more than 5 redirects, another 4xx and too many bytes),
+    `NoRoomError` before the first byte of a body that does not fit on the disk, and `OSError` for what the disk does.
     """
-    with transport.get(url, deadline) as response:
+    with (
+        _as_download_errors(),
+        http.request("GET", url, bounds=bounds, headers=HEADERS, redirects=MOST_REDIRECTS) as response,
+    ):
         _refuse_status(response)
         if response.length is not None and response.length > max_bytes:
             raise _too_large(response.host, max_bytes)
@@ -62,7 +70,17 @@ def download_video(
     return Downloaded(bytes=received, sha256=digest.hexdigest())
 
 
-def _refuse_status(response: VideoResponse) -> None:
+@contextmanager
+def _as_download_errors() -> Iterator[None]:
+    try:
+        yield
+    except (RefusedAddressError, TooManyRedirectsError) as error:
+        raise DownloadError(str(error), retryable=False) from None
+    except TransportError as error:
+        raise HostTroubleError(str(error)) from None
+
+
+def _refuse_status(response: HttpResponse) -> None:
     if response.status == 200:
         return
     message = f"{response.host} answered HTTP {response.status}."

@@ -12,12 +12,6 @@ class VideoError(AkoolDagsterError):
     """Whether trying again soon can help; if not, only time or another configuration can."""
 
 
-class RefusedAddressError(VideoError):
-    """A URL that is never connected to. The message has the host and the reason, not the rest of the URL."""
-
-    retryable = False
-
-
 class DownloadError(VideoError):
     """The bytes did not arrive whole."""
 
@@ -40,3 +34,12 @@ class ExpiredUrlError(DownloadError):
 
 class UnplayableVideoError(VideoError):
     """The file is not a whole video: not a video at all, cut short, or damaged."""
+
+
+class RefusedFileError(VideoError):
+    """The verifier refused what was served, which is kept unless ``counts`` is false."""
+
+    def __init__(self, message: str, *, counts: bool = True) -> None:
+        super().__init__(message)
+        self.counts = counts
+        """Whether this was an attempt. It was none when the file could not be kept."""

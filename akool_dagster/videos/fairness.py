@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from akool_dagster.videos.addresses import host_of
+from akool_dagster.http.addresses import host_of
 from akool_dagster.videos.store import VideoRequest
 
 GIVE_UP_AFTER = 5

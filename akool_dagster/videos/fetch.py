@@ -9,15 +9,15 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from akool_dagster.clock import Clock, Deadline
+from akool_dagster.http.addresses import AddressPolicy, host_of
+from akool_dagster.http.bounds import Bounds, LowSpeedLimit
+from akool_dagster.http.transport import HttpTransport
 from akool_dagster.storage import StorageFullError, StorageRoot
-from akool_dagster.videos.addresses import AddressPolicy, host_of
 from akool_dagster.videos.download import LARGEST_BYTES
 from akool_dagster.videos.fairness import FairQueue
 from akool_dagster.videos.refresh import Refreshed
 from akool_dagster.videos.space import RESERVE_BYTES, DiskSpace, NoRoomError, Room
-from akool_dagster.videos.stall import MinimumPace, PaceWatch
 from akool_dagster.videos.store import FailedVideo, Outcome, StoredVideo, VideoRequest, VideoStorer
-from akool_dagster.videos.transport import VideoTransport
 
 __all__ = [
     "FailedVideo",
@@ -41,7 +41,7 @@ class FetchLimits:
     seconds_per_file: float = 600.0
     """From the first look at the URL to the last byte, Akool's newer URL included; publishing excepted."""
     max_bytes: int = LARGEST_BYTES
-    minimum_pace: MinimumPace = field(default_factory=MinimumPace)
+    low_speed: LowSpeedLimit = field(default_factory=LowSpeedLimit)
     reserve_bytes: int = RESERVE_BYTES
     """What stays free on the disk; see `DiskSpace`."""
 
@@ -89,24 +89,35 @@ def fetch_videos(
 ) -> FetchSummary:
     """Store each requested video below ``folder`` and tell ``on_outcome``, in the caller's thread, how it went.
 
-    The order is that of `FairQueue`. An existing file is replaced: only bytes that were just verified are known to
-    be those served. ``refresh(job_id, url, deadline)`` asks Akool for the row again, once for a video whose URL is
-    over; ``before_publish`` runs right before a file is shown. Both are called from the workers.
+    The order is that of `FairQueue`. A file that is in the storage root already is verified before anything is
+    downloaded, and taken when it is a whole video. ``refresh(job_id, url, deadline)`` asks Akool for the row again,
+    once for a video whose URL is over; ``before_publish`` runs right before a file is shown. Both are called from
+    the workers.
     After the time budget nothing new is started. A download that stalls or takes too long is interrupted.
     Memory: about 2 MiB a thread (during an upload, two of its parts), whatever the files' sizes and number.
 
     One video's failure is an outcome. When the disk is full nothing new is started, what runs is finished, and
     `StorageFullError` raised; a video too large for what is free is passed over, and the same raised in the end.
     Those videos have no outcome. Any other `StorageError`, which would hit all of them, and whatever the callbacks
-    raise end the fetch: the running downloads are interrupted, their temporary files removed.
+    raise end the fetch: the running downloads are interrupted within about a second, or the connect timeout of one
+    that is being connected; their temporary files are removed.
     """
-    storer = VideoStorer(
-        root, folder, refresh=refresh, before_publish=before_publish, clock=clock, max_bytes=limits.max_bytes
-    )
     queue = FairQueue(requests, limits.threads)
-    coordinator = _Coordinator(storer, policy, queue, DiskSpace(root, limits.reserve_bytes), on_outcome, clock, limits)
     meter = _Meter(clock, progress, progress_every, len(requests))
-    with closing(coordinator), ThreadPoolExecutor(limits.threads, thread_name_prefix="akool-video") as pool:
+    with (
+        closing(HttpTransport(policy, connections=limits.threads)) as http,
+        ThreadPoolExecutor(limits.threads, thread_name_prefix="akool-video") as pool,
+    ):
+        storer = VideoStorer(
+            root,
+            folder,
+            http=http,
+            refresh=refresh,
+            before_publish=before_publish,
+            clock=clock,
+            max_bytes=limits.max_bytes,
+        )
+        coordinator = _Coordinator(storer, queue, DiskSpace(root, limits.reserve_bytes), on_outcome, clock, limits)
         try:
             while True:
                 while not time_budget.expired() and coordinator.start_next(pool):
@@ -117,7 +128,7 @@ def fetch_videos(
                 meter.show(coordinator.stored + coordinator.failed, coordinator.received_bytes)
         finally:
             # Before the pool waits for its threads, or an interrupted fetch would first finish its downloads.
-            coordinator.abort()
+            coordinator.stop.set()
     if coordinator.no_room is not None:
         raise coordinator.no_room
     return FetchSummary(
@@ -132,19 +143,15 @@ def fetch_videos(
 @dataclass(frozen=True, kw_only=True)
 class _Running:
     request: VideoRequest
-    transport: VideoTransport
-    deadline: Deadline
-    pace: PaceWatch
     room: Room
 
 
 class _Coordinator:
-    """Starts downloads, watches their time and pace and hands over what became of them, all in one thread."""
+    """Starts downloads and hands over what became of them, all in one thread."""
 
     def __init__(
         self,
         storer: VideoStorer,
-        policy: AddressPolicy,
         queue: FairQueue,
         space: DiskSpace,
         on_outcome: Callable[[Outcome], None],
@@ -156,8 +163,9 @@ class _Coordinator:
         self.stored_bytes = 0
         self.no_room: StorageFullError | None = None
         """Why some video had no room on the disk; the first such reason."""
+        self.stop = threading.Event()
+        """Set it to interrupt everything that is still running."""
         self._storer = storer
-        self._policy = policy
         self._queue = queue
         self._space = space
         self._on_outcome = on_outcome
@@ -165,8 +173,7 @@ class _Coordinator:
         self._limits = limits
         self._full = False
         self._running: dict[Future[Outcome], _Running] = {}
-        self._idle: list[VideoTransport] = []
-        self._closed_bytes = 0
+        self._ended_bytes = 0
         self._wake = threading.Event()
 
     @property
@@ -176,8 +183,8 @@ class _Coordinator:
 
     @property
     def received_bytes(self) -> int:
-        """Bytes received so far by all transports."""
-        return self._closed_bytes + sum(transport.received_bytes for transport in self._transports())
+        """Bytes received so far, of unfinished videos too."""
+        return self._ended_bytes + sum(task.room.received for task in self._running.values())
 
     def start_next(self, pool: ThreadPoolExecutor) -> bool:
         """Hand a video to a free thread; return False when none is free, or no video may be begun now."""
@@ -191,20 +198,19 @@ class _Coordinator:
         request = self._queue.take()
         if request is None:
             return False
-        task = _Running(
-            request=request,
-            transport=self._idle.pop() if self._idle else VideoTransport(self._policy),
+        task = _Running(request=request, room=self._space.open())
+        bounds = Bounds(
             deadline=Deadline(self._clock, self._limits.seconds_per_file),
-            pace=PaceWatch(self._limits.minimum_pace, self._clock.monotonic()),
-            room=self._space.open(),
+            low_speed=self._limits.low_speed,
+            stop=self.stop,
         )
-        future = pool.submit(self._storer.fetch, request, task.transport, task.deadline, task.room)
+        future = pool.submit(self._storer.fetch, request, bounds, task.room)
         self._running[future] = task
         future.add_done_callback(lambda _: self._wake.set())
         return True
 
     def collect(self) -> None:
-        """Wait a moment, hand over what is finished and interrupt what stalls or takes too long.
+        """Wait a moment and hand over what is finished.
 
         Raises the first error that concerns more than one video, after the other outcomes are handed over.
         """
@@ -223,55 +229,23 @@ class _Coordinator:
                 fatal = fatal or error
         if fatal is not None:
             raise fatal
-        for task in self._running.values():
-            self._watch(task)
-
-    def _watch(self, task: _Running) -> None:
-        transport, minimum = task.transport, self._limits.minimum_pace
-        if task.deadline.expired():
-            transport.abort(f"took longer than {self._limits.seconds_per_file:.0f} s")
-        elif task.pace.is_stalled(
-            self._clock.monotonic(),
-            exchange=transport.exchange,
-            waiting=transport.waiting,
-            received=transport.received_bytes,
-        ):
-            transport.abort(
-                f"stalled: it had less than {minimum.bytes_per_s:.0f} bytes/s for {minimum.over_seconds:.0f} s"
-            )
 
     def _note_full(self, error: StorageFullError) -> None:
         self.no_room = self.no_room or error
         self._full = self._full or not isinstance(error, NoRoomError)
 
-    def abort(self) -> None:
-        """Interrupt everything that is still running."""
-        for task in self._running.values():
-            task.transport.abort()
-
-    def close(self) -> None:
-        """Close every connection; no thread may be running."""
-        for transport in self._transports():
-            transport.close()
-
-    def _transports(self) -> list[VideoTransport]:
-        return [*self._idle, *(task.transport for task in self._running.values())]
-
     def _retire(self, task: _Running) -> None:
         self._queue.ended(task.request)
+        self._ended_bytes += task.room.received
         self._space.close(task.room)
-        if task.transport.aborted:
-            self._closed_bytes += task.transport.received_bytes
-            task.transport.close()
-        else:
-            self._idle.append(task.transport)
 
     def _hand_over(self, outcome: Outcome) -> None:
         match outcome:
             case StoredVideo():
                 self.stored += 1
                 self.stored_bytes += outcome.bytes
-                self._queue.note(host_of(outcome.source_url), answers=True)
+                if outcome.downloaded:
+                    self._queue.note(host_of(outcome.source_url), answers=True)
             case FailedVideo():
                 self.failed += 1
                 if outcome.host_answers is not None:

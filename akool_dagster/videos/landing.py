@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -9,16 +10,19 @@ from dataclasses import asdict, dataclass
 from akool_dagster.api.client import AkoolClient
 from akool_dagster.api.models import is_usable_url, load_payload
 from akool_dagster.clock import Clock, Deadline
-from akool_dagster.ledger import JobLedger
+from akool_dagster.http.addresses import AddressPolicy
+from akool_dagster.ledger import AccountLedger, JobForgottenError, VideoState
 from akool_dagster.ledger.records import DueVideo, VideoFailure
 from akool_dagster.storage import StorageRoot
-from akool_dagster.videos.addresses import AddressPolicy
 from akool_dagster.videos.fairness import GIVE_UP_AFTER
 from akool_dagster.videos.fetch import FetchLimits, Progress, fetch_videos
 from akool_dagster.videos.leftovers import remove_leftovers
 from akool_dagster.videos.refresh import AkoolSays, UrlRefresher
-from akool_dagster.videos.schedule import Failure, next_attempt_ms, why_lost
+from akool_dagster.videos.schedule import Failure, decide_fate, next_attempt_ms
 from akool_dagster.videos.store import FailedVideo, Outcome, StoredVideo, VideoRequest, day_of
+
+FILE_ENDINGS = (".mp4", ".unverified", ".webp")
+"""What there may be of one job's video: the verified file, one that the verifier refused, and a poster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,8 @@ class VideoLandingReport:
 
     stored: int = 0
     failed: int = 0
+    """Attempts that did not end with a verified file, the next two included."""
+    unverified: int = 0
     lost: int = 0
     bytes: int = 0
     api_calls: int = 0
@@ -39,8 +45,7 @@ class VideoLanding:
 
     def __init__(
         self,
-        ledger: JobLedger,
-        account: str,
+        account: AccountLedger,
         *,
         new_client: Callable[[], AkoolClient],
         root: StorageRoot,
@@ -54,15 +59,15 @@ class VideoLanding:
         ``before_effect`` runs before each record, with each line of progress and, in the workers, before each file
         is shown; it raises when the work must stop (a lost lease).
         """
-        self._ledger = ledger
         self._account = account
+        self._folder = f"{account.name}/videos"
         self._refresher = UrlRefresher(new_client, clock)
         self._root = root
         self._policy = policy
         self._clock = clock
         self._log = log
         self._before_effect = before_effect
-        self._lost = 0
+        self._given_up: Counter[VideoState] = Counter()
         self._due: dict[str, DueVideo] = {}
 
     def land(self, start: int | None, end: int, *, run_seconds: float, limits: FetchLimits) -> VideoLandingReport:
@@ -70,10 +75,9 @@ class VideoLanding:
 
         Raises `StorageError` when the storage root cannot be used or is full; what was recorded until then stays.
         """
-        due = self._ledger.due_videos(self._account, start, end)
-        folder = f"{self._account}/videos"
+        due = self._account.videos.due(start, end)
         days = {day_of(min(end - 1, self._clock.now_ms())), *(day_of(video.partition_at) for video in due)}
-        if removed := remove_leftovers(self._root, folder, days, self._clock):
+        if removed := remove_leftovers(self._root, self._folder, days, self._clock):
             self._log(f"Temporary files of killed runs that were removed: {removed}.")
         if not due:
             return VideoLandingReport()
@@ -83,7 +87,7 @@ class VideoLanding:
             summary = fetch_videos(
                 [_request(video) for video in due],
                 root=self._root,
-                folder=folder,
+                folder=self._folder,
                 policy=self._policy,
                 time_budget=Deadline(self._clock, run_seconds),
                 refresh=self._refresher.ask,
@@ -100,7 +104,8 @@ class VideoLanding:
         return VideoLandingReport(
             stored=summary.stored,
             failed=summary.failed,
-            lost=self._lost,
+            unverified=self._given_up[VideoState.UNVERIFIED],
+            lost=self._given_up[VideoState.LOST],
             bytes=summary.bytes,
             api_calls=self._refresher.calls,
             deferred=sum(summary.deferred.values()),
@@ -113,11 +118,15 @@ class VideoLanding:
     def _record(self, outcome: Outcome) -> None:
         self._before_effect()
         expires_at = self._keep_newer_url(outcome)
-        match outcome:
-            case StoredVideo():
-                self._ledger.store_video(self._account, outcome.job_id, manifest_record(outcome))
-            case FailedVideo():
-                self._record_failure(outcome, expires_at)
+        try:
+            match outcome:
+                case StoredVideo():
+                    self._account.videos.store(outcome.job_id, manifest_record(outcome))
+                case FailedVideo():
+                    self._record_failure(outcome, expires_at)
+        except JobForgottenError as error:
+            remove_video(self._root, self._folder, outcome.job_id, self._due[outcome.job_id].partition_at)
+            self._log(str(error))
 
     def _keep_newer_url(self, outcome: Outcome) -> int:
         """Keep a newer URL that Akool gave, but for one that proved to be of no use; return when the URL dies."""
@@ -130,22 +139,45 @@ class VideoLanding:
             return video.expires_at
         expires_at = max(video.expires_at, refreshed.expires_at_ms)
         is_first = not _request(video).source_url
-        self._ledger.keep_video_url(self._account, outcome.job_id, refreshed.url, expires_at, is_first=is_first)
+        self._account.videos.keep_url(outcome.job_id, refreshed.url, expires_at, is_first=is_first)
         return expires_at
 
     def _record_failure(self, failed: FailedVideo, expires_at: int) -> None:
-        now = self._clock.now_ms()
-        attempts = self._due[failed.job_id].attempts + 1
-        says = AkoolSays.NOTHING if failed.refreshed is None else failed.refreshed.says
-        reason = why_lost(failed.failure, says, now_ms=now, expires_at_ms=expires_at, attempts=attempts)
-        if reason is None:
-            error, fate = failed.error, ""
-            next_at = next_attempt_ms(attempts, now, retryable=failed.retryable)
-        else:
-            error, fate, next_at = f"{failed.error} {reason}", " It is lost.", None
-            self._lost += 1
-        self._log(f"Video {failed.job_id}, attempt {attempts}: {error}{fate}")
-        self._ledger.fail_video(self._account, VideoFailure(job_id=failed.job_id, error=error, next_at=next_at))
+        now, due = self._clock.now_ms(), self._due[failed.job_id]
+        attempts = due.attempts + failed.counts
+        state, reason = VideoState.PENDING, ""
+        if failed.counts:
+            state, reason = decide_fate(
+                failed.failure,
+                AkoolSays.NOTHING if failed.refreshed is None else failed.refreshed.says,
+                kept=failed.kept,
+                refusals=due.refusals + failed.refused,
+                now_ms=now,
+                expires_at_ms=expires_at,
+                attempts=attempts,
+            )
+        is_pending = state is VideoState.PENDING
+        self._given_up[state] += not is_pending
+        failure = VideoFailure(
+            job_id=failed.job_id,
+            error=f"{failed.error} {reason}".strip(),
+            state=state,
+            next_at=next_attempt_ms(max(attempts, 1), now, retryable=failed.retryable) if is_pending else None,
+            refused=failed.refused,
+            counts=failed.counts,
+        )
+        fate = "" if is_pending else f" The video is {state}."
+        self._log(f"Video {failed.job_id}, attempt {attempts}: {failure.error}{fate}")
+        self._account.videos.fail(failure)
+
+
+def remove_video(root: StorageRoot, folder: str, job_id: str, partition_at: int) -> list[str]:
+    """Remove the files of a job that was forgotten, by `ledger forget` or while its download ended.
+
+    Returns the paths of the files that were there. Raises `StorageError`.
+    """
+    path = f"{folder}/{day_of(partition_at)}/{job_id}"
+    return [file for ending in FILE_ENDINGS if root.remove(file := path + ending)]
 
 
 def _request(video: DueVideo) -> VideoRequest:
@@ -157,7 +189,6 @@ def _request(video: DueVideo) -> VideoRequest:
         expires_at_ms=video.expires_at,
         partition_at_ms=video.partition_at,
         attempts=video.attempts,
-        reported_duration=payload.get("video_duration"),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
 
+from akool_dagster.ledger.records import VideoState
 from akool_dagster.videos.refresh import AkoolSays
 
 FIRST_WAIT_MS = 30_000
@@ -17,6 +18,10 @@ FEWEST_ATTEMPTS = 5
 """Before a video is given up for its age: they take seven minutes, in which a clock that was wrong may be put right."""
 FINAL_ATTEMPTS = 9
 """Before the 7 days are over nothing is final earlier: as many attempts take more than two hours."""
+
+
+MOST_REFUSALS = 3
+"""Attempts that the verifier refused, before a video is not tried any more and its kept file is what there is."""
 
 
 class Failure(Enum):
@@ -72,5 +77,36 @@ def why_lost(failure: Failure, says: AkoolSays, *, now_ms: int, expires_at_ms: i
     patience_ms = GRACE_MS if unasked else PATIENCE_MS[failure]
     if attempts < FEWEST_ATTEMPTS or now_ms < expires_at_ms + patience_ms:
         return None
-    expired = datetime.fromtimestamp(expires_at_ms / 1000, tz=UTC)
-    return f"Its 7 days ended on {expired:%Y-%m-%d %H:%M} UTC."
+    return _ended(expires_at_ms)
+
+
+def decide_fate(
+    failure: Failure,
+    says: AkoolSays,
+    *,
+    kept: str | None,
+    refusals: int,
+    now_ms: int,
+    expires_at_ms: int,
+    attempts: int,
+) -> tuple[VideoState, str]:
+    """Return what a video is after an attempt that failed, and why as a sentence (empty for a pending one).
+
+    ``kept`` is the path of the file that the verifier refused, if there is one, ``refusals`` how many attempts ended
+    so, this one included. With a kept file a video is never lost: it is unverified after `MOST_REFUSALS`, or when
+    its URL's life is over. Without one `why_lost` decides.
+    """
+    if kept is None:
+        reason = why_lost(failure, says, now_ms=now_ms, expires_at_ms=expires_at_ms, attempts=attempts)
+        return (VideoState.PENDING, "") if reason is None else (VideoState.LOST, reason)
+    if refusals >= MOST_REFUSALS:
+        return VideoState.UNVERIFIED, f"What was served was refused {refusals} times."
+    if now_ms >= expires_at_ms:
+        return VideoState.UNVERIFIED, _ended(expires_at_ms)
+    if attempts >= FINAL_ATTEMPTS and (failure, says) in FINAL:
+        return VideoState.UNVERIFIED, FINAL[failure, says]
+    return VideoState.PENDING, ""
+
+
+def _ended(expires_at_ms: int) -> str:
+    return f"Its 7 days ended on {datetime.fromtimestamp(expires_at_ms / 1000, tz=UTC):%Y-%m-%d %H:%M} UTC."

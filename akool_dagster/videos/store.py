@@ -8,20 +8,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeAlias
 
-from akool_dagster.api.redaction import redact_text
+from akool_dagster.base.redaction import redact_text
 from akool_dagster.clock import Clock, Deadline
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.storage import StorageFullError, StorageRoot
-from akool_dagster.videos.addresses import host_of
+from akool_dagster.http.addresses import host_of
+from akool_dagster.http.bounds import Bounds, call_within
+from akool_dagster.http.errors import TransportError
+from akool_dagster.http.transport import HttpTransport
+from akool_dagster.storage import StorageError, StorageFullError, StorageRoot
 from akool_dagster.videos.download import download_video
-from akool_dagster.videos.errors import DownloadError, ExpiredUrlError, HostTroubleError, VideoError
+from akool_dagster.videos.errors import (
+    ExpiredUrlError,
+    HostTroubleError,
+    RefusedFileError,
+    UnplayableVideoError,
+    VideoError,
+)
+from akool_dagster.videos.kept import is_text, keep_refused, kept_path, take_kept, verify_stored
 from akool_dagster.videos.probe import VideoFacts, probe_video
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
 from akool_dagster.videos.schedule import Failure
 from akool_dagster.videos.space import NoRoomError, Room
-from akool_dagster.videos.transport import VideoTransport
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +46,6 @@ class VideoRequest:
     partition_at_ms: int
     attempts: int = 0
     """How many were made before."""
-    reported_duration: float | None = None
-    """Seconds, as Akool reported them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,8 @@ class StoredVideo:
     source_url: str
     """The URL it came from: that of the request, or the newer one that Akool gave."""
     downloaded_at_ms: int
+    downloaded: bool = True
+    """Whether it was downloaded now. Otherwise the file was in the storage root already."""
     refreshed: Refreshed | None = None
     """What Akool said, when it was asked."""
 
@@ -70,6 +80,12 @@ class FailedVideo:
     host_answers: bool | None
     """Whether that host answers requests; None when it was not asked."""
     refreshed: Refreshed | None = None
+    refused: bool = False
+    """Whether the verifier refused what was served."""
+    kept: str | None = None
+    """Where a file that the verifier refused is kept, relative to the storage root; None when there is none."""
+    counts: bool = True
+    """Whether this was an attempt. It was none when what the verifier refused could not be kept."""
 
     @property
     def retryable(self) -> bool:
@@ -98,36 +114,42 @@ class VideoStorer:
         root: StorageRoot,
         folder: str,
         *,
+        http: HttpTransport,
         refresh: Callable[[str, str, Deadline], Refreshed],
         before_publish: Callable[[], None],
         clock: Clock,
         max_bytes: int,
     ) -> None:
         self._root = root
+        self._http = http
         self._folder = folder
         self._refresh = refresh
         self._before_publish = before_publish
         self._clock = clock
         self._max_bytes = max_bytes
 
-    def fetch(self, request: VideoRequest, transport: VideoTransport, deadline: Deadline, room: Room) -> Outcome:
+    def fetch(self, request: VideoRequest, bounds: Bounds, room: Room) -> Outcome:
         """Store one video, with one more try when its URL is over, under the one that Akool then gives.
 
+        A whole video that is in the storage root already is taken without a download: the file at its destination,
+        or the one that was kept when an older verifier refused it. What the verifier refuses is kept.
         Raises `StorageError`, and whatever ``before_publish`` does: those concern every video.
         """
+        if there := self._take_existing(request):
+            return there
         url, refreshed = request.source_url, None
         try:
             try:
                 if not url:  # Akool gave none yet, or the ledger was restored from tables without it
                     raise ExpiredUrlError("Its URL is not known.", status=404)
-                return self._store(request, url, None, transport, deadline, room)
+                return self._store(request, url, None, bounds, room)
             except ExpiredUrlError as error:
-                refreshed = self._refreshed(request, transport, deadline)
+                refreshed = self._refreshed(request, bounds)
                 if refreshed.url is None:
                     raise ExpiredUrlError(f"{error} {refreshed.remark}", status=error.status) from None
                 url = refreshed.url
             try:
-                return self._store(request, url, refreshed, transport, deadline, room)
+                return self._store(request, url, refreshed, bounds, room)
             except ExpiredUrlError as error:
                 raise ExpiredUrlError(f"{error} {refreshed.remark}", status=error.status) from None
         except VideoError as error:
@@ -138,33 +160,80 @@ class VideoStorer:
                 host=host_of(url),
                 host_answers=_host_answers(error),
                 refreshed=refreshed,
+                refused=isinstance(error, RefusedFileError),
+                kept=self._kept(request),
+                counts=not isinstance(error, RefusedFileError) or error.counts,
             )
+
+    def _take_existing(self, request: VideoRequest) -> StoredVideo | None:
+        relative = video_path(self._folder, request)
+        verified = verify_stored(self._root, relative)
+        if verified is None:
+            verified = take_kept(self._root, relative, self._before_publish)
+        if verified is None:
+            return None
+        self._root.remove(kept_path(relative))
+        return StoredVideo(
+            job_id=request.job_id,
+            path=relative,
+            bytes=verified.bytes,
+            sha256=verified.sha256,
+            facts=verified.facts,
+            source_url=request.source_url,
+            downloaded_at_ms=self._clock.now_ms(),
+            downloaded=False,
+        )
+
+    def _verify(self, request: VideoRequest, path: Path) -> VideoFacts:
+        """Return what is in a downloaded file. Raises `RefusedFileError` after keeping a file that is refused."""
+        try:
+            with _unexpected_is_a_failure_of(request):
+                return probe_video(path)
+        except VideoError as error:
+            if is_text(path):
+                raise UnplayableVideoError(f"{error} It begins like a text and is not kept.") from error
+            self._before_publish()
+            kept = kept_path(video_path(self._folder, request))
+            try:
+                keep_refused(self._root, path, kept)
+            except StorageFullError:
+                raise
+            except StorageError as trouble:
+                raise RefusedFileError(f"{error} The file could not be kept: {trouble}", counts=False) from error
+            raise RefusedFileError(f"{error} The file is kept as {kept}.") from error
+
+    def _kept(self, request: VideoRequest) -> str | None:
+        kept = kept_path(video_path(self._folder, request))
+        try:
+            return kept if self._root.exists(kept) else None
+        except StorageError:
+            return None
 
     def _store(
         self,
         request: VideoRequest,
         url: str,
         refreshed: Refreshed | None,
-        transport: VideoTransport,
-        deadline: Deadline,
+        bounds: Bounds,
         room: Room,
     ) -> StoredVideo:
         relative = video_path(self._folder, request)
         try:
             with self._root.temporary(relative) as path:
-                with _failures_as_the_video_s(request):
+                with _unexpected_is_a_failure_of(request):
                     downloaded = download_video(
                         url,
                         path,
-                        transport=transport,
-                        deadline=deadline,
+                        http=self._http,
+                        bounds=bounds,
                         files=self._root.files,
                         room=room,
                         max_bytes=self._max_bytes,
                     )
-                    facts = probe_video(path)
+                facts = self._verify(request, path)
                 self._before_publish()
                 self._root.publish(path, relative)
+            self._root.remove(kept_path(relative))
         except NoRoomError:
             raise
         except StorageFullError as error:
@@ -184,14 +253,13 @@ class VideoStorer:
             refreshed=refreshed,
         )
 
-    def _refreshed(self, request: VideoRequest, transport: VideoTransport, deadline: Deadline) -> Refreshed:
+    def _refreshed(self, request: VideoRequest, bounds: Bounds) -> Refreshed:
         def ask() -> Refreshed:
-            return self._refresh(request.job_id, request.source_url, deadline)
+            return self._refresh(request.job_id, request.source_url, bounds.deadline)
 
         try:
-            # Akool, too, can send a byte now and then for ever.
-            return transport.call(ask, deadline.remaining())
-        except (TimeoutError, DownloadError):
+            return call_within(ask, bounds, "Akool")  # so that an interrupted fetch need not wait for the answer
+        except TransportError:
             return Refreshed(says=AkoolSays.NOTHING, trouble="the time for this video was over.")
         except Exception as error:
             raise _unexpected(request, error) from error
@@ -210,7 +278,8 @@ def _host_answers(error: VideoError) -> bool | None:
 
 
 @contextmanager
-def _failures_as_the_video_s(request: VideoRequest) -> Iterator[None]:
+def _unexpected_is_a_failure_of(request: VideoRequest) -> Iterator[None]:
+    """Turn an exception that nobody foresaw into a `VideoError`, so that it stops no other video."""
     try:
         yield
     except (AkoolDagsterError, OSError):

@@ -1,4 +1,4 @@
-"""The code location of the end-to-end tests: configured by the environment, and in more of a hurry than the example."""
+"""The code location of the end-to-end tests: configured by the environment, with the defaults that users get."""
 
 import os
 from datetime import UTC, datetime, timedelta
@@ -22,9 +22,6 @@ defs = build_akool_definitions(
     storage_root=settings.storage_root,
     start_date=(datetime.now(UTC) - timedelta(days=7)).date(),
     default_sensor_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=2,
-    landing_interval_seconds=2,
-    run_start_seconds=20,
-    tick_seconds=10,
+    minimum_interval_seconds=10,
     video_store=VideoStoreResource(storage_root=settings.storage_root, seconds_per_file=20),
 )

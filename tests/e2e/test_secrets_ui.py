@@ -130,7 +130,7 @@ def test_no_secret_reaches_the_ui_a_process_or_a_file(tmp_path: Path) -> None:
             "AKOOL_STORAGE": str(storage),
         }
         with JobLedger.create(url) as ledger:
-            ledger.track("akool", [TrackRequest(job_id=job_id) for job_id in (good, failed)])
+            ledger.account("akool").track([TrackRequest(job_id=job_id) for job_id in (good, failed)])
         dagster = Dagster(home, environment)
         try:
             ui = Ui(f"http://127.0.0.1:{dagster.port}")
@@ -143,11 +143,11 @@ def test_no_secret_reaches_the_ui_a_process_or_a_file(tmp_path: Path) -> None:
             dagster.wait_for("finished runs", lambda: ui.ask(*shown["runs"]).count('"SUCCESS"') >= 2)
             (storage / "akool" / "ledger.json").write_text(f'{{"ledger": "{CANARY}"}}')
             with JobLedger.open(url) as ledger:
-                ledger.track("akool", [TrackRequest(job_id=late)])
+                ledger.account("akool").track([TrackRequest(job_id=late)])
             dagster.wait_for("failed run", lambda: f"belongs to ledger {CANARY}" in ui.ask(*shown["runs"]))
             emulator._service._account = Account(api_key="another", client_id="a", client_secret="b")
             with JobLedger.open(url) as ledger:
-                ledger.track("akool", [TrackRequest(job_id=object_id(YESTERDAY, 9))])
+                ledger.account("akool").track([TrackRequest(job_id=object_id(YESTERDAY, 9))])
             dagster.wait_for("failed tick", lambda: "Akool answered 1109" in ui.ask(*shown["sensors"]))
             for page, (field, tree) in shown.items():
                 haystack.add(f"page {page}", ui.ask(field, tree))
@@ -167,7 +167,7 @@ def test_no_secret_reaches_the_ui_a_process_or_a_file(tmp_path: Path) -> None:
     for page, text in {
         "page resources": "AKOOL_API_KEY",
         "page variables": "AKOOL_LEDGER_URL",
-        "page assets": "akool/revision",
+        "page assets": "akool/rows",
         "page runs": "RUN_FAILURE",
         "page sensors": "Check AKOOL_API_KEY",
         "page launchpad": "connect_timeout",

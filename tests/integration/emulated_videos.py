@@ -28,5 +28,5 @@ def land(video_emulator: AkoolEmulator, tmp_path: Path) -> Iterator[Landing]:
     video_emulator.journal.clear()
     clock = FakeClock()
     with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
-        yield Landing(ledger, video_emulator, clock, StorageRoot(str(tmp_path / "root")))
+        yield Landing(ledger.account("akool"), video_emulator, clock, StorageRoot(str(tmp_path / "root")))
     assert not any(thread.name.startswith("akool-video") for thread in threading.enumerate())

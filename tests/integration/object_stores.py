@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
+from akool_dagster.storage import connection
 from tests.object_store import ObjectStore
 
 
@@ -25,7 +25,9 @@ def moto_server() -> Iterator[tuple[str, int]]:
 @pytest.fixture
 def object_store(moto_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     """Give an empty bucket; the environment has the credentials and the endpoint."""
-    monkeypatch.setattr(S3FileSystem, "retries", 2)  # its pauses add up to two seconds otherwise
+    monkeypatch.setattr(connection, "MAX_RETRIES", 2)
+    monkeypatch.setattr(connection, "MAX_BACKOFF_SECONDS", 0.01)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
     with ObjectStore(moto_server) as store:
         for name, value in store.environment().items():
             monkeypatch.setenv(name, value)

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from akool_dagster import AkoolResource, JobLedger, JobLedgerResource, TrackRequest, build_akool_definitions
+from akool_dagster.base.partitions import Granularity, PartitionGrid
 from akool_dagster.cli import main
 from akool_dagster.io_manager import ParquetIOManager
 from akool_dagster.job_ids import JOB_ID_PATTERN
-from akool_dagster.landing import Granularity, PartitionGrid
 from akool_dagster.ledger.errors import InvalidJobError
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.store import VideoRequest, video_path
@@ -69,11 +69,11 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobLedger]:
 @example(text="a\n")
 def test_an_id_that_can_be_tracked_is_the_name_of_one_file_in_its_days_folder(ledger: JobLedger, text: str) -> None:
     try:
-        ledger.track("akool", [TrackRequest(job_id=text)])
+        ledger.account("akool").track([TrackRequest(job_id=text)])
     except InvalidJobError:
         assert not JOB_ID_PATTERN.fullmatch(text)
         return
-    (job,) = (job for job in ledger.iter_jobs("akool") if job.job_id == text.strip())
+    (job,) = (job for job in ledger.account("akool").jobs() if job.job_id == text.strip())
     request = VideoRequest(job_id=job.job_id, source_url="", expires_at_ms=0, partition_at_ms=job.partition_at)
     relative = video_path("akool/videos", request)
     folder, _, name = relative.rpartition("/")
@@ -88,7 +88,7 @@ def test_nothing_that_a_row_or_a_label_says_becomes_a_path(deployment: Deploymen
         emulated(job_id, video_duration=0.5, extra_fields=dict.fromkeys((*names, UP), f"{UP}\0\n"))
     )
     with JobLedger.create(deployment.ledger_url) as ledger:
-        ledger.track("akool", [TrackRequest(job_id=job_id, labels={UP: UP})])
+        ledger.account("akool").track([TrackRequest(job_id=job_id, labels={UP: UP})])
     deployment.settle()
     day = time.strftime("%Y-%m-%d", time.gmtime(int(job_id[:8], 16)))
     tables = {f"akool/{name}/{day}.parquet" for name in ("results", "credits", "durations", "statuses", "videos")}
@@ -260,5 +260,5 @@ def test_anothers_file_in_a_shared_temporary_folder_stops_no_landing(
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", refusing)
-    assert StorageRoot("memory://bucket/x").remove_stale_temporaries("akool", 1.0, FakeClock()) == 1
+    assert StorageRoot("s3://bucket/x").remove_stale_temporaries("akool", 1.0, FakeClock()) == 1
     assert files(tmp_path) == {".akool-dagster.anothers.partial"}

@@ -23,11 +23,11 @@ from akool_dagster.api import AkoolClient, AkoolError, ApiKey, ClientCredentials
 from akool_dagster.cli import main
 from akool_dagster.emulator import AkoolEmulator
 from akool_dagster.errors import AkoolDagsterError
+from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.io_manager import ParquetIOManager
 from akool_dagster.ledger.database import Database
 from akool_dagster.resources import VideoStoreResource
 from akool_dagster.storage import StorageRoot
-from akool_dagster.videos.addresses import AddressPolicy
 from tests.api_server import Answer
 from tests.api_server import serve as scripted_server
 from tests.deployment import Deployment, emulated, object_id, quiet_instance
@@ -241,7 +241,7 @@ class Scenario:
         with postgres_server() as address:
             url = sa.make_url(address).set(password=PASSWORD).render_as_string(hide_password=False)
             with JobLedger.create(url) as ledger:
-                ledger.track("akool", [])
+                ledger.account("akool").track([])
                 self.haystack.add_object("objects", ledger, ledger.shown_url, vars(ledger))
             missing = url.replace("/postgres?", "/nosuchdatabase?")
             assert missing != url
@@ -288,7 +288,7 @@ class Scenario:
         ledger = JobLedgerResource(url=f"postgresql://me:{PASSWORD}@db.example/akool?sslpassword={PASSWORD}")
         database = Database(f"postgresql://me:{PASSWORD}@db.example/akool?sslpassword={PASSWORD}")
         client = literal.client()
-        things = [literal, ledger, database, database.shown, client, vars(client), client._session]
+        things = [literal, ledger, database, database.shown, client, vars(client), vars(client._http)]
         things += [ApiKey(KEY), ClientCredentials(CLIENT_ID, CLIENT_SECRET), Token(TOKEN)]
         things += [ParquetIOManager(storage_root="/data"), VideoStoreResource(storage_root="/data")]
         things += [StorageRoot("/data"), AddressPolicy("https://api.example"), deployment.emulator]

@@ -22,11 +22,10 @@ from hypothesis.stateful import (
 )
 
 from akool_dagster.emulator import FAULT_KINDS, AkoolEmulator, EmulatedJob
-from akool_dagster.tables import TABLES
 from tests.deployment import object_id
 from tests.simulation.effects import Effects, Plan, tap, trouble
 from tests.simulation.ledgers import Backup
-from tests.simulation.world import DAY_SECONDS, Run, World
+from tests.simulation.world import DAY_SECONDS, TABLE_NAMES, Run, World
 from tests.thoroughness import NIGHTLY, thorough
 
 pytest_plugins = ["tests.integration.ledger_databases"]
@@ -37,7 +36,6 @@ SERIALS = itertools.count(1)
 
 # What lasts would last in real time here, since waiting takes no simulated one.
 FAULTS = sorted(kind.name for kind in FAULT_KINDS.values() if kind.passes_by_itself and "seconds" not in kind.options)
-TABLE_NAMES = [name for name in TABLES if name != "videos"]
 WHAT = ("kill", "kill", "fail", "tick", "run", "stop for 90 s")
 
 
@@ -113,8 +111,7 @@ class Settling(RuleBasedStateMachine):
         if what == "fail":
             return Plan(at=at, happens=trouble)
 
-        def meanwhile(name: str) -> None:
-            self.world.late_writer = self.world.late_writer or name == "before file"
+        def meanwhile(_name: str) -> None:
             if what == "tick":
                 self.world.tick()
             elif what == "run":
@@ -185,6 +182,11 @@ class Settling(RuleBasedStateMachine):
             case _:
                 self.world.wipe_event_log()
 
+    @rule(interruption=interruptions(12))
+    def prune(self, interruption: tuple[str, int] | None) -> None:
+        if not self.lost:
+            self.world.prune(self._plan(interruption))
+
     @rule(seconds=st.sampled_from([5, 31, 121, 601, 3601, 7201]))
     def wait(self, seconds: int) -> None:
         self._pass(seconds)
@@ -205,11 +207,10 @@ class Settling(RuleBasedStateMachine):
                 self.world.database.make_anew()
 
     def _recover(self) -> None:
-        """The user says what to do: put the newest backup back, or go on with this one from what has landed."""
+        """The operator puts the newest backup back, or goes on with this ledger, and adopts what has landed."""
         if self.newest is not None:
             self.world.database.put_back(self.newest)
-        else:
-            self.world.bring_the_ledger_up_to_the_tables()
+        self.world.adopt()
         self.world.forget_final_states()
         self.lost = False
 
@@ -268,11 +269,9 @@ def test_a_process_that_ends_badly_at_any_effect_is_made_good(
         try:
             ids = five_jobs(emulator, world.began)[:2]
             world.track(ids, {})
-            world.tick()
             run = None if job == "tick" else next(one for one in world.tick() if one.job_name.endswith(job))
 
             def overtake(name: str, world: World = world, run: Run | None = run, ids: Sequence[str] = ids) -> None:
-                world.late_writer = name == "before file"
                 world.clock.advance(61)
                 world.track(ids, {"overtaken": name.replace(" ", "_")})  # so that the other one has more to show
                 if run is None:
@@ -287,6 +286,8 @@ def test_a_process_that_ends_badly_at_any_effect_is_made_good(
             else:
                 world.start(run, plan)
             reached = len(effects.names) > at
+            if reached and run is not None and trap == "kill":
+                assert world.asks_again(run)
             world.settle(expected(emulator, ids))
         finally:
             world.close()

@@ -12,7 +12,6 @@ import pytest
 
 from akool_dagster.ledger import TrackRequest, VideoState
 from akool_dagster.storage import OsFiles, StorageFullError, StorageRoot
-from akool_dagster.tables import VIDEOS, build_table
 from akool_dagster.videos.landing import VideoLandingReport
 from akool_dagster.videos.leftovers import STALE_SECONDS
 from akool_dagster.videos.refresh import GIVE_UP_AFTER
@@ -40,7 +39,7 @@ def test_the_reason_of_a_loss_is_in_the_manifest(land: Landing) -> None:
     land.emulator.faults.add("expired_url")
     after_its_time(land)
     assert land.until_lost(IDS[0]).lost == 1
-    (row,) = build_table(VIDEOS, list(land.jobs.values()), 0).to_pylist()
+    (row,) = land.manifest()
     assert row["video_state"] == VideoState.LOST
     assert row["error"].startswith("127.0.0.1 answered HTTP 403. Akool gives the same URL again. Its 7 days ended on ")
 
@@ -125,14 +124,15 @@ def test_a_newer_url_changes_nothing_else_of_what_akool_reported(land: Landing) 
 @pytest.mark.parametrize("unusable", [None, "", " ", "null", "/videos/1.mp4", "https://"])
 def test_a_video_without_a_usable_url_is_asked_for_until_it_has_one(land: Landing, unusable: str | None) -> None:
     land.complete(IDS[0], unusable)
-    head = land.jobs[IDS[0]].head
+    (asked,) = land.account.landings.dirty(DAY * 1000, ["results"], videos=False)
     land.emulator.faults.add("no_video_url", times=3)
     for _ in range(3):
         assert (land().lost, land.jobs[IDS[0]].video_state) == (0, VideoState.PENDING)
         assert land.jobs[IDS[0]].video_error == "Its URL is not known. Akool gives no URL for it any more."
         until_due(land, IDS[0])
     assert land().stored == 1
-    assert land.jobs[IDS[0]].head > head  # its row shows none
+    (asked_now,) = land.account.landings.dirty(DAY * 1000, ["results"], videos=False)
+    assert asked_now.tables_version > asked.tables_version  # its row shows none
 
 
 def test_a_video_that_never_gets_a_url_is_lost_when_its_seven_days_are_over(land: Landing) -> None:
@@ -162,7 +162,7 @@ def test_a_clock_that_is_days_ahead_for_a_moment_loses_nothing(land: Landing) ->
     land.clock.jump(100 * DAY)
     assert (land().failed, land.jobs[IDS[0]].video_state) == (1, VideoState.PENDING)
     land.clock.jump(-100 * DAY)
-    land.ledger.mend_schedule("akool")
+    land.account.polling.clamp_future_schedule()
     assert land().stored == 1
 
 
@@ -173,9 +173,9 @@ def test_a_lost_video_that_is_tracked_again_is_tried_once_more(land: Landing) ->
     land.until_lost(IDS[0])
     attempts = land.jobs[IDS[0]].video_attempts
     again = [TrackRequest(job_id=IDS[0])]
-    assert land.ledger.track("akool", again, again=True).reopened == 1
+    assert land.account.track(again, again=True).reopened == 1
     assert land().lost == 1  # once more, and no longer
-    land.ledger.track("akool", again, again=True)
+    land.account.track(again, again=True)
     land.emulator.faults.clear()
     assert land().stored == 1
     assert land.jobs[IDS[0]].video_attempts == attempts + 2

@@ -108,7 +108,7 @@ def test_the_disk_that_is_looked_at_is_that_of_the_temporary_files(
 ) -> None:
     disk = Disk(1)
     place = tmp_path / "root"
-    root = StorageRoot(f"memory:/{tmp_path}" if remote else str(place), files=disk)
+    root = StorageRoot("s3://bucket/x" if remote else str(place), files=disk)
     shortage = DiskSpace(root).shortage()
     expected = system_temporary_folder if remote else place
     assert disk.asked == {expected}
@@ -120,7 +120,7 @@ def test_the_disk_that_is_looked_at_is_that_of_the_temporary_files(
 
 @pytest.mark.parametrize("remote", [False, True])
 def test_nothing_is_asked_for_when_there_is_no_room(remote: bool, server: VideoServer, tmp_path: Path) -> None:
-    root = StorageRoot(f"memory:/{tmp_path}" if remote else str(tmp_path / "root"), files=Disk(1000))
+    root = StorageRoot("s3://bucket/x" if remote else str(tmp_path / "root"), files=Disk(1000))
     fetch = Fetch(server, root)
     with pytest.raises(StorageFullError, match=r"0\.0 MB are free, .* 67\.1 MB are to stay free"):
         fetch(*(requested(f"job{number}", server.serve("/a", render_video())) for number in range(20)))

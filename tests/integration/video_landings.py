@@ -10,17 +10,19 @@ from typing import Any
 from akool_dagster.api import AkoolClient, ApiKey
 from akool_dagster.clock import Deadline, SystemClock
 from akool_dagster.emulator import AkoolEmulator, EmulatedJob
-from akool_dagster.ledger import Answered, Job, JobLedger, JobState, TrackRequest
-from akool_dagster.polling import look_again_ms, run_poll_pass
+from akool_dagster.http.addresses import AddressPolicy
+from akool_dagster.ledger import AccountLedger, Answered, Job, JobState, Polling, TrackRequest
+from akool_dagster.polling import next_poll_delay_ms, run_poll_pass
 from akool_dagster.storage import StorageRoot
-from akool_dagster.videos.addresses import AddressPolicy
+from akool_dagster.tables import VIDEOS
+from akool_dagster.tables.spool import Spool
 from akool_dagster.videos.fetch import FetchLimits
 from akool_dagster.videos.landing import VideoLanding, VideoLandingReport
 from akool_dagster.videos.schedule import FEWEST_ATTEMPTS
 from tests.clock import FakeClock
 from tests.scripted_api import job_id
 
-ACCOUNT = "akool"
+POLLING = Polling(next_poll_delay_ms=next_poll_delay_ms, ids_per_request=50)
 DAY = 86_400
 ALL_TIME = 2**62
 IDS = [job_id(number) for number in range(4)]
@@ -46,10 +48,10 @@ class WallClock(SystemClock):
 
 
 class Landing:
-    """Lands what is due of a ledger, and keeps what was said and which clients were made."""
+    """Lands what is due of an account, and keeps what was said and which clients were made."""
 
-    def __init__(self, ledger: JobLedger, emulator: AkoolEmulator, clock: FakeClock, root: StorageRoot) -> None:
-        self.ledger = ledger
+    def __init__(self, account: AccountLedger, emulator: AkoolEmulator, clock: FakeClock, root: StorageRoot) -> None:
+        self.account = account
         self.emulator = emulator
         self.clock = clock
         self.root = root
@@ -65,27 +67,26 @@ class Landing:
 
     def poll(self, ids: Sequence[str] = IDS) -> None:
         """Let the jobs be tracked and completed."""
-        self.ledger.track(ACCOUNT, [TrackRequest(job_id=identifier) for identifier in ids])
+        self.account.track([TrackRequest(job_id=identifier) for identifier in ids])
         with self.new_client() as client:
-            run_poll_pass(self.ledger, client, ACCOUNT, clock=self.clock, deadline=Deadline(self.clock, 45))
+            run_poll_pass(self.account, client, clock=self.clock, deadline=Deadline(self.clock, 45))
         self.clients.clear()
         self.emulator.journal.clear()
 
     def complete(self, identifier: str, url: str | None, lives: float = 7 * DAY, **fields: object) -> None:
         """Record a job as completed with a video at a URL of the test's choice that lives so many seconds, or none."""
-        self.ledger.track(ACCOUNT, [TrackRequest(job_id=identifier)])
+        self.account.track([TrackRequest(job_id=identifier)])
         payload = json.dumps({"_id": identifier, "status": 3, **fields} | ({"video_url": url} if url else {}))
         expires_at = self.clock.now_ms() + int(lives * 1000)
         told = Answered(
             job_id=identifier, status=3, payload=payload, has_video_url=url is not None, video_expires_at=expires_at
         )
         while self.jobs[identifier].state == JobState.PENDING:  # without a URL it is looked at again a few times
-            self.ledger.record(ACCOUNT, [told], look_again_ms)
+            self.account.polling.record([told], POLLING)
 
     def __call__(self, start: int | None = None, end: int = ALL_TIME, **options: Any) -> VideoLandingReport:
         landing = VideoLanding(
-            self.ledger,
-            ACCOUNT,
+            self.account,
             new_client=self.new_client,
             root=self.root,
             policy=AddressPolicy(self.emulator.base_url),
@@ -109,7 +110,15 @@ class Landing:
 
     @property
     def jobs(self) -> dict[str, Job]:
-        return {job.job_id: job for job in self.ledger.iter_jobs(ACCOUNT)}
+        return {job.job_id: job for job in self.account.jobs()}
+
+    def manifest(self) -> list[dict[str, Any]]:
+        """Return the rows that the manifest of the videos would have now."""
+        with self.account.landings.snapshot(0, ALL_TIME) as snapshot:
+            spool = Spool(snapshot, 0, [VIDEOS], self.account.landings.forgotten)
+        with spool:
+            rows: list[dict[str, Any]] = spool.table(VIDEOS).whole().to_pylist()
+        return rows
 
     @property
     def files(self) -> dict[str, bytes]:

@@ -44,5 +44,5 @@ class LedgerDatabase:
     def make_anew(self) -> None:
         """Replace the ledger by a new and empty one with an id of its own."""
         empty: dict[str, Sequence[Mapping[str, Any]]] = {table.name: [] for table in metadata.sorted_tables}
-        fresh = {"id": 1, "ledger_id": str(uuid.uuid4()), "revision": 0, "created_at": 0}
+        fresh = {"id": 1, "ledger_id": str(uuid.uuid4()), "version": 0, "created_at": 0}
         self.put_back(empty | {ledger.name: [fresh]})

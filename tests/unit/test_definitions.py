@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -11,10 +12,11 @@ import pandas as pd
 import pytest
 
 import akool_dagster
+import example_repo
 from akool_dagster import TABLES, AkoolResource, JobLedgerResource, ParquetIOManager, build_akool_definitions
+from akool_dagster.http.bounds import LowSpeedLimit
 from akool_dagster.resources import VideoStoreResource
 from akool_dagster.videos.fetch import FetchLimits
-from akool_dagster.videos.stall import MinimumPace
 from example_repo.usage import credits_by_day
 
 SECRET = "MARKED-SECRET-4711"
@@ -91,6 +93,11 @@ def test_partitions_may_be_hourly() -> None:
         {"tick_seconds": math.nan},
         {"landing_interval_seconds": math.nan},
         {"landing_interval_seconds": -1},
+        {"concurrent_requests": 0},
+        {"concurrent_requests": 1.5},
+        {"requests_per_second": 0},
+        {"requests_per_second": math.inf},
+        {"requests_per_second": math.nan},
         {"run_start_seconds": math.inf},
         {"run_start_seconds": -0.5},
         {"minimum_interval_seconds": -1},
@@ -144,6 +151,12 @@ def test_the_example_project_loads_from_the_environment_alone(monkeypatch: pytes
     assert "credits_by_day" in keys
 
 
+def test_the_instance_settings_of_the_example_end_dead_runs(tmp_path: Path) -> None:
+    shutil.copy(Path(example_repo.__file__).with_name("dagster.yaml"), tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert instance.run_monitoring_enabled
+
+
 def test_the_package_says_which_version_it_is() -> None:
     assert akool_dagster.__version__ == version("akool-dagster")
     assert (Path(akool_dagster.__file__).parent / "py.typed").exists()
@@ -165,9 +178,9 @@ def test_every_limit_of_downloads_can_be_set_and_reaches_them() -> None:
         stall_bytes_per_second=1004.0,
         reserve_bytes=1005,
     )
-    pace = MinimumPace(bytes_per_s=1004.0, over_seconds=1003.0)
+    low_speed = LowSpeedLimit(bytes_per_second=1004.0, seconds=1003.0)
     assert store.limits() == FetchLimits(
-        threads=3, max_bytes=1001, seconds_per_file=1002.0, minimum_pace=pace, reserve_bytes=1005
+        threads=3, max_bytes=1001, seconds_per_file=1002.0, low_speed=low_speed, reserve_bytes=1005
     )
 
 

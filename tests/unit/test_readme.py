@@ -43,7 +43,7 @@ def test_the_tracking_to_copy_tracks(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/copied.sqlite"
     exec(block.replace("sqlite:////data/akool/ledger.sqlite", url), {})  # noqa: S102
     with JobLedger.open(url) as ledger:
-        assert ledger.counts("akool").pending == 1
+        assert ledger.account("akool").counts().pending == 1
 
 
 def test_every_command_named_is_there() -> None:

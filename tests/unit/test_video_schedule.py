@@ -4,13 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from akool_dagster.ledger import VideoState
 from akool_dagster.videos.refresh import AkoolSays
 from akool_dagster.videos.schedule import (
     FEWEST_ATTEMPTS,
     FINAL_ATTEMPTS,
     GRACE_MS,
     LONGEST_WAIT_MS,
+    MOST_REFUSALS,
     Failure,
+    decide_fate,
     next_attempt_ms,
     why_lost,
 )
@@ -97,3 +100,38 @@ def test_after_its_time_a_video_is_lost_at_once_only_when_nothing_can_be_hoped_f
 def test_a_video_is_never_tried_for_ever(failure: Failure, says: AkoolSays, attempts: int, expires_at_ms: int) -> None:
     now_ms = expires_at_ms + GRACE_MS
     assert why_lost(failure, says, now_ms=now_ms, expires_at_ms=expires_at_ms, attempts=attempts) is not None
+
+
+KEPT = "akool/videos/2025-10-09/a.unverified"
+
+
+@given(failures, answers, st.integers(0, 9), st.integers(1, 1000), moments)
+def test_a_video_with_a_kept_file_is_never_lost_and_without_one_never_unverified(
+    failure: Failure, says: AkoolSays, refusals: int, attempts: int, now_ms: int
+) -> None:
+    seen = {"refusals": refusals, "attempts": attempts, "now_ms": now_ms, "expires_at_ms": EXPIRY}
+    assert decide_fate(failure, says, kept=KEPT, **seen)[0] is not VideoState.LOST
+    assert decide_fate(failure, says, kept=None, **seen)[0] is not VideoState.UNVERIFIED
+
+
+@given(failures, answers, st.integers(1, 8))
+def test_a_refused_video_is_tried_until_the_third_refusal_or_the_end_of_its_url(
+    failure: Failure, says: AkoolSays, attempts: int
+) -> None:
+    def fate(refusals: int, now_ms: int) -> tuple[VideoState, str]:
+        return decide_fate(
+            failure, says, kept=KEPT, refusals=refusals, attempts=attempts, now_ms=now_ms, expires_at_ms=EXPIRY
+        )
+
+    assert fate(MOST_REFUSALS - 1, EXPIRY - 1) == (VideoState.PENDING, "")
+    assert fate(MOST_REFUSALS, EXPIRY - 1) == (VideoState.UNVERIFIED, "What was served was refused 3 times.")
+    assert fate(1, EXPIRY) == (VideoState.UNVERIFIED, "Its 7 days ended on 2025-10-16 08:53 UTC.")
+
+
+@given(failures, answers, many, moments)
+def test_a_video_without_a_kept_file_has_the_fate_that_its_failure_says(
+    failure: Failure, says: AkoolSays, attempts: int, now_ms: int
+) -> None:
+    reason = why_lost(failure, says, now_ms=now_ms, expires_at_ms=EXPIRY, attempts=attempts)
+    fate = decide_fate(failure, says, kept=None, refusals=0, attempts=attempts, now_ms=now_ms, expires_at_ms=EXPIRY)
+    assert fate == ((VideoState.PENDING, "") if reason is None else (VideoState.LOST, reason))

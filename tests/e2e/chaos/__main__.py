@@ -45,12 +45,12 @@ def main() -> int:
         seed=seed,
         kills=options.kills,
         failpoints=FAILPOINTS,
-        days=4,
+        days=6,
         first_jobs=60,
         step_seconds=5,
         strike_seconds=(4, 10),
         chaos_seconds=options.minutes * 60,
-        settle_seconds=420,
+        settle_seconds=900,
     )
     with AkoolEmulator(api_key=API_KEY, seed=seed) as emulator, LEDGERS[options.ledger](home) as ledger:
         deployment = Deployment(home, emulator.base_url, API_KEY, ledger)

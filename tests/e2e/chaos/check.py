@@ -30,6 +30,7 @@ from tests.secrets import Haystack
 TABLES = ("results", "credits", "durations", "statuses", "videos")
 TABLES_OF_ENDED_JOBS = ("results", "credits", "durations")
 COMPLETED, FAILED = 3, 4
+DAY_MS = 86_400_000
 READING = frozenset({("POST", "resultsByIds"), ("GET", "cdn"), ("GET", "quota/info"), ("POST", "getToken")})
 SHORTENED_URLS = frozenset({"image_url", "audio_url"})
 """These lose their query; ``webhookUrl`` its path too."""
@@ -227,10 +228,10 @@ def _check_manifest_row(evidence: Evidence, day: str, row: Row) -> Iterator[Find
 
 
 def check_ledger(evidence: Evidence) -> Iterator[Finding]:
-    """Find ids that the ledger lost, states that are not Akool's, and landed files that are behind or another's."""
+    """Find ids that the ledger lost, states that are not Akool's, and days that have not landed."""
     if (damage := evidence.ledger.damage()) is not None:
         yield Finding(Harm.WRONG, f"the ledger's database is damaged: {damage}")
-    (counter,) = evidence.ledger.rows("SELECT ledger_id, revision FROM akool_ledger")
+    (counter,) = evidence.ledger.rows("SELECT ledger_id, version FROM akool_ledger")
     jobs = evidence.ledger.rows("SELECT * FROM akool_jobs")
     found = Counter(job["_id"] for job in jobs)
     for job_id in evidence.labels.keys() - found.keys():
@@ -238,68 +239,46 @@ def check_ledger(evidence: Evidence) -> Iterator[Finding]:
     for job_id, rows in found.items():
         if rows > 1:
             yield Finding(Harm.DOUBLED, f"{job_id} is {rows} times in the ledger")
-    heads: Counter[tuple[str, str]] = Counter()
     for job in jobs:
-        job_id, day = job["_id"], day_of(job["_id"])
+        job_id = job["_id"]
         if job["state"] != evidence.state_of(job_id):
             yield Finding(Harm.WRONG, f"{job_id} is {job['state']} in the ledger, not {evidence.state_of(job_id)}")
         if job_id in evidence.completed and job["video_state"] != "stored":
             yield Finding(Harm.LOST, f"the video of {job_id} is {job['video_state']} ({job['video_error']})")
-        if max(job["revision"], job["video_revision"]) > counter["revision"]:
-            yield Finding(Harm.WRONG, f"{job_id} has a revision above the ledger's counter")
+        if job["version"] > counter["version"]:
+            yield Finding(Harm.WRONG, f"{job_id} has a version above the ledger's counter")
+    landed = {
+        (row["asset"], row["partition_at"]): row["version"]
+        for row in evidence.ledger.rows("SELECT asset, partition_at, version FROM akool_landed")
+    }
+    asked: Counter[tuple[str, int]] = Counter()
+    for hour in evidence.ledger.rows("SELECT hour_at, tables_version, videos_version FROM akool_hours"):
+        day_ms = hour["hour_at"] - hour["hour_at"] % DAY_MS
         for table in TABLES:
-            head = job["video_head"] if table == "videos" else job["head"]
-            heads[table, day] = max(heads[table, day], head)
-    for (table, day), head in heads.items():
-        file = evidence.tables / table / f"{day}.parquet"
-        ledger_id, revision = stamp_of(file) if file.exists() else (None, 0)
-        if head and ledger_id != counter["ledger_id"]:
-            yield Finding(Harm.WRONG, f"{table} of {day} is stamped with the ledger {ledger_id}")
-        if revision < head:
-            yield Finding(Harm.LOST, f"{table} of {day} landed at revision {revision}, but changed at {head}")
-
-
-def stamp_of(file: Path) -> tuple[str | None, int]:
-    """Return the ledger and the revision that a Parquet file says it was written from; -1 without one."""
-    try:
-        metadata = pq.read_schema(file).metadata or {}
-    except (pa.ArrowException, OSError):
-        return None, -1
-    ledger_id = metadata.get(b"akool/ledger")
-    return None if ledger_id is None else ledger_id.decode(), int(metadata.get(b"akool/revision", b"-1"))
+            version = hour["videos_version" if table == "videos" else "tables_version"]
+            asked[table, day_ms] = max(asked[table, day_ms], version)
+    for (table, day_ms), version in asked.items():
+        if landed.get((table, day_ms), 0) < version:
+            day = datetime.fromtimestamp(day_ms / 1000, UTC).date()
+            yield Finding(Harm.LOST, f"{table} of {day} landed at {landed.get((table, day_ms))}, not at {version}")
 
 
 def check_event_log(evidence: Evidence) -> Iterator[Finding]:
-    """Find materialisations that went back, and files that the event log does not know of."""
+    """Find files that the event log does not know of."""
     for table in TABLES:
-        last: dict[str, int] = {}
-        for day, revision in _materialisations(evidence, table):
-            if revision < last.get(day, 0):
-                yield Finding(
-                    Harm.WENT_BACK, f"{table} of {day} was materialised at {revision} after {last[day]} (event log)"
-                )
-            last[day] = revision
+        known = set(_materialised_days(evidence, table))
         for file in sorted((evidence.tables / table).glob("*.parquet")):
-            _, revision = stamp_of(file)
-            if last.get(file.stem, -1) > revision:
-                yield Finding(
-                    Harm.WENT_BACK, f"{table} of {file.stem} is at {revision}, but {last[file.stem]} was materialised"
-                )
-            if file.stem not in last:
+            if file.stem not in known:
                 yield Finding(Harm.LOST, f"no materialisation of {table} of {file.stem} is in the event log")
 
 
-def _materialisations(evidence: Evidence, table: str) -> Iterator[tuple[str, int]]:
-    """Yield the partition and revision of each materialisation of a table, oldest first."""
+def _materialised_days(evidence: Evidence, table: str) -> Iterator[str]:
     cursor: str | None = None
     while True:
         page = evidence.instance.fetch_materializations(
-            dg.AssetRecordsFilter(dg.AssetKey([evidence.tables.name, table])), limit=500, cursor=cursor, ascending=True
+            dg.AssetRecordsFilter(dg.AssetKey([evidence.tables.name, table])), limit=500, cursor=cursor
         )
-        for record in page.records:
-            materialization = record.asset_materialization
-            if materialization is not None and (revision := materialization.metadata.get("akool/revision")):
-                yield str(materialization.partition), int(str(revision.value))
+        yield from (str(record.partition_key) for record in page.records)
         if not page.has_more:
             return
         cursor = page.cursor
@@ -309,6 +288,8 @@ def check_files(evidence: Evidence) -> Iterator[Finding]:
     """Find visible files that are not whole or do not belong there, and temporary files that should be gone."""
     for file in sorted(path for path in evidence.tables.rglob("*") if path.is_file()):
         relative = file.relative_to(evidence.tables)
+        if file.name.startswith(".") and file.suffix == ".lock":
+            continue  # never removed: whoever removed it could let two runs write at once
         if file.name.startswith("."):
             age = _newest_landing(file) - file.stat().st_mtime
             if age > evidence.stale_seconds:
@@ -320,6 +301,8 @@ def check_files(evidence: Evidence) -> Iterator[Finding]:
                 yield Finding(Harm.PARTIAL, f"{relative} is no whole Parquet file: {error}")
         elif file.suffix == ".mp4":
             continue  # check_videos compares it
+        elif file.suffix == ".unverified" and not file.with_suffix(".mp4").exists():
+            continue  # kept until a whole video is there
         elif str(relative) != "ledger.json" or not json.loads(file.read_text())["ledger"]:
             yield Finding(Harm.WRONG, f"{relative} does not belong there")
 

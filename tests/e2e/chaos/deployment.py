@@ -23,6 +23,13 @@ QUICK_START_SECONDS = 3.0
 QUIET_SECONDS = 45.0
 """A daemon that says nothing of its sensor for so long is started again, as a liveness probe would."""
 
+DIRTY_DAYS = """
+SELECT hour_at - hour_at % 86400000 AS day FROM akool_hours GROUP BY hour_at - hour_at % 86400000
+HAVING max(tables_version) > coalesce((SELECT min(version) FROM akool_landed WHERE asset <> 'videos'
+AND partition_at = akool_hours.hour_at - akool_hours.hour_at % 86400000), 0)
+"""
+"""The days, as the ledger's own tables show them, of which something is to land."""
+
 # Runs that die together with their code server stay "started" in Dagster for ever and would fill a limited queue.
 _DAGSTER_YAML = """\
 telemetry: {enabled: false}
@@ -45,6 +52,15 @@ load_from:
 TICK = b"Checking for new runs for sensor: akool_poll_results"
 
 
+@dataclass(frozen=True)
+class Restart:
+    """A start of the daemon while the code server answered."""
+
+    at: float
+    """Seconds since the Unix epoch."""
+    has_to_land: bool
+
+
 @dataclass
 class Deployment:
     """One home, its processes and its supervisors. Call `supervise` often; `stop` ends everything."""
@@ -53,6 +69,7 @@ class Deployment:
     base_url: str
     api_key: str
     ledger: LedgerDatabase
+    restarts: list[Restart] = field(default_factory=list)
     started: int = 0
     """How often a daemon or code server was started."""
     slowness: float = 1.0
@@ -122,7 +139,15 @@ class Deployment:
         if not self._runs(Kind.DAEMON) and self._starting_since is None:
             self._start(Kind.DAEMON)
             self._last_tick = time.monotonic()
+            self.restarts.append(Restart(time.time(), self._has_to_land()))
         self._mind_a_silent_daemon()
+
+    def _has_to_land(self) -> bool:
+        """Return whether the ledger shows a day whose version is above what a table has landed."""
+        try:
+            return bool(self.ledger.rows(DIRTY_DAYS))
+        except Exception:  # there is no ledger yet, or its server recovers
+            return False
 
     def _mind_a_silent_daemon(self) -> None:
         ticks = self.ticks()

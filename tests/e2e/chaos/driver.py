@@ -16,7 +16,7 @@ import dagster as dg
 from akool_dagster.emulator import AkoolEmulator
 from akool_dagster.emulator.faults import Fault
 from tests.e2e.chaos import faults
-from tests.e2e.chaos.boundaries import ONLY_AT_THE_FIRST_LANDING, ONLY_WITH_A_RESTORED_LEDGER, Place
+from tests.e2e.chaos.boundaries import ONLY_AT_THE_FIRST_LANDING, Place
 from tests.e2e.chaos.check import (
     Evidence,
     ask_akool,
@@ -27,7 +27,7 @@ from tests.e2e.chaos.check import (
     examine,
 )
 from tests.e2e.chaos.databases import CONNECTION
-from tests.e2e.chaos.deployment import Deployment
+from tests.e2e.chaos.deployment import Deployment, Restart
 from tests.e2e.chaos.failpoints import Failpoint
 from tests.e2e.chaos.findings import Finding, Harm
 from tests.e2e.chaos.waits import STALE_SECONDS
@@ -35,11 +35,13 @@ from tests.e2e.chaos.watcher import Watcher
 from tests.e2e.chaos.workload import Step, Workload
 from tests.e2e.processes import Kind, Process, kill_everything
 
+LONGEST_WAIT_SECONDS = 120.0
+"""From a restart with something to land to the next request of a landing."""
 ARMED_AT_ONCE = {Place.TICK: 1, Place.RUN: 3, Place.COMMAND: 1}
-ARMED_SECONDS = 25.0
+ARMED_SECONDS = 60.0
 """How long a fail-point waits for somebody to reach it before another has its turn."""
-REST_TICKS = 3
-REST_UNTIL_LANDED_SECONDS = 15.0
+REST_TICKS = 1
+REST_UNTIL_LANDED_SECONDS = 40.0
 """After the daemon or the code server died neither dies again until so many ticks have begun, and until something has
 landed or so much time has passed. If every tick died, no run would ever begin."""
 REST_SECONDS = 3.0
@@ -77,6 +79,8 @@ class Plan:
     """Between two kills at random."""
     chaos_seconds: float
     settle_seconds: float
+    loses_its_ledger: bool = True
+    """Whether the ledger is replaced by an older one in the end, and adopts the tables."""
 
 
 @dataclass(kw_only=True)
@@ -100,12 +104,20 @@ class Outcome:
     settle_seconds: float = 0.0
     unsettled: str | None = None
     unneeded_runs: int = 0
+    longest_wait_seconds: float = 0.0
+    """From a restart with something to land to the next request of a landing."""
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def survived(self) -> bool:
         """Whether everything is as it must be."""
-        return not (self.findings or self.unsettled or self.unneeded_runs or self.missed_failpoints)
+        return not (
+            self.findings
+            or self.unsettled
+            or self.unneeded_runs
+            or self.missed_failpoints
+            or self.longest_wait_seconds > LONGEST_WAIT_SECONDS
+        )
 
 
 class _Armed(NamedTuple):
@@ -133,11 +145,7 @@ class Chaos:
         self._workload = Workload(plan.seed, int(time.time()), plan.days)
         self._outcome = Outcome()
         self._begun = time.monotonic()
-        self._waiting = [
-            failpoint
-            for failpoint in self._rng.sample(list(plan.failpoints), len(plan.failpoints))
-            if failpoint.boundary.name != ONLY_WITH_A_RESTORED_LEDGER
-        ]
+        self._waiting = self._rng.sample(list(plan.failpoints), len(plan.failpoints))
         self._armed: dict[Failpoint, _Armed] = {}
         self._step: Step | None = None
         self._command: subprocess.Popen[bytes] | None = None
@@ -156,7 +164,7 @@ class Chaos:
             self._torment()
             self._calm_down()
             self._settle()
-            if any(failpoint.boundary.name == ONLY_WITH_A_RESTORED_LEDGER for failpoint in self._plan.failpoints):
+            if self._plan.loses_its_ledger:
                 self._restore_an_older_ledger()
             self._stay_quiet()
         outcome = self._outcome
@@ -164,14 +172,17 @@ class Chaos:
         self._account()
         with self._deployment.instance() as instance:
             outcome.findings = sorted({*examine(self._evidence(instance)), *self._watcher.findings})
-            outcome.runs = Counter(record.dagster_run.status.value for record in instance.get_run_records())
+            records = instance.get_run_records()
+            outcome.runs = Counter(record.dagster_run.status.value for record in records)
+            asked = [record.create_timestamp.timestamp() for record in records]
+            outcome.longest_wait_seconds = longest_wait(self._deployment.restarts, asked)
         return outcome
 
     # The chaos
 
     def _torment(self) -> None:
         faults.switch_on(self._emulator)
-        for failpoint in [one for one in self._waiting if one.boundary.name == ONLY_AT_THE_FIRST_LANDING]:
+        for failpoint in [one for one in self._waiting if one.boundary.name in ONLY_AT_THE_FIRST_LANDING]:
             self._arm(failpoint, until=float("inf"))
         self._step = self._workload.next_step(self._plan.first_jobs)
         self._next_strike_at = self._after(5)
@@ -203,9 +214,7 @@ class Chaos:
 
     def _enough(self) -> bool:
         return self._killed_enough() and all(
-            self._outcome.failpoints[str(failpoint)]
-            for failpoint in self._plan.failpoints
-            if failpoint.boundary.name != ONLY_WITH_A_RESTORED_LEDGER
+            self._outcome.failpoints[str(failpoint)] for failpoint in self._plan.failpoints
         )
 
     def _notice_the_dead(self) -> None:
@@ -254,7 +263,7 @@ class Chaos:
     def _next_failpoint(self, place: Place) -> Failpoint | None:
         """Return the one that waits longest; when none does, any, but not all the time and only for the number."""
         for failpoint in self._waiting:
-            if failpoint.boundary.place == place and failpoint.boundary.name != ONLY_AT_THE_FIRST_LANDING:
+            if failpoint.boundary.place == place and failpoint.boundary.name not in ONLY_AT_THE_FIRST_LANDING:
                 return failpoint
         if self._killed_enough():
             return None
@@ -263,7 +272,7 @@ class Chaos:
             for failpoint in self._plan.failpoints
             if failpoint.boundary.place == place
             and failpoint not in self._armed
-            and failpoint.boundary.name not in (ONLY_AT_THE_FIRST_LANDING, ONLY_WITH_A_RESTORED_LEDGER)
+            and failpoint.boundary.name not in ONLY_AT_THE_FIRST_LANDING
         ]
         return self._rng.choice(usual) if usual and self._rng.random() < 0.02 else None
 
@@ -422,10 +431,9 @@ class Chaos:
         return found + [f"run process {process.pid} is at work" for process in alive]
 
     def _restore_an_older_ledger(self) -> None:
-        """Relabel jobs and let that land; restore the ledger from before; relabel again. It must land once more.
+        """Relabel jobs and let that land; restore the ledger from before, adopt the tables, and relabel again.
 
-        Only labels differ between the two ledgers, so nothing may be refused and no row may move back. The restored
-        one has forgotten what landed, so that the first tick meets revisions above its own.
+        The restored ledger has forgotten what landed. Everything must land once more, and no row may go back.
         """
         self._say("restoring an older ledger")
         ledger = self._deployment.ledger
@@ -436,17 +444,9 @@ class Chaos:
         self._outcome.processes += kill_everything(self._deployment.home)
         self._outcome.kills["everything"] += 1
         ledger.put_back()
-        ledger.execute("DELETE FROM akool_landings")
-        for failpoint in self._plan.failpoints:
-            if failpoint.boundary.name == ONLY_WITH_A_RESTORED_LEDGER:
-                self._arm(failpoint, until=float("inf"))
-        begun = time.monotonic()
-        while self._armed and time.monotonic() - begun < self._plan.settle_seconds:
-            self._deployment.supervise()
-            self._notice_the_dead()
-            time.sleep(0.1)
-        self._outcome.missed_failpoints += [str(one) for one in self._armed if self._deployment.arming.disarm(one)]
-        self._armed.clear()
+        adopted = self._deployment.command(["ledger", "adopt", "--yes"], with_failpoints=False)
+        if adopted.wait(120) != 0:
+            raise AssertionError(f"ledger adopt failed:\n{self._deployment.last_words()}")
         self._do(step)
         self._settle()
 
@@ -489,3 +489,17 @@ class Chaos:
         outcome.files_watched = self._watcher.looks
         log = self._deployment.home / "command.log"
         outcome.reopened = sum(map(int, re.findall(r"(\d+) reopened", log.read_text())))
+
+
+def longest_wait(restarts: Sequence[Restart], asked: Sequence[float]) -> float:
+    """Return the longest time from a restart with something to land to the next request, both in epoch seconds.
+
+    A restart whose deployment was killed again before anything was asked for counts for as long as it lived.
+    """
+    ends = [restart.at for restart in restarts[1:]] + [float("inf")]
+    waits = [
+        min([at for at in asked if restart.at <= at < end], default=end) - restart.at
+        for restart, end in zip(restarts, ends, strict=True)
+        if restart.has_to_land
+    ]
+    return max((wait for wait in waits if wait != float("inf")), default=0.0)

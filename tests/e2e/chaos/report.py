@@ -36,6 +36,7 @@ def report(outcome: Outcome, seed: int) -> str:
     if outcome.unneeded_runs:
         lines.append(f"{outcome.unneeded_runs} runs were asked for though everything had landed")
     lines.append(f"Also: {others}, {outcome.unneeded_runs} unneeded runs")
+    lines.append(f"Longest time from a restart to the next request of a landing: {outcome.longest_wait_seconds:.0f} s")
     lines.append(
         f"After {outcome.kills.total()} kills and {outcome.faults.total()} faults: {figures}"
         + ("." if outcome.survived else "  --  FAILED")

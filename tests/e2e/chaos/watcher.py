@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
-from tests.e2e.chaos.check import read_rows, stamp_of
+from tests.e2e.chaos.check import read_rows
 from tests.e2e.chaos.findings import Finding, Harm
 
 LOOK_SECONDS = 0.25
@@ -20,8 +20,8 @@ FINAL = frozenset({"completed", "failed"})
 class _Seen:
     """What a Parquet file held when it was last looked at."""
 
-    revision: int
-    ids: frozenset[str]
+    versions: Mapping[str, int]
+    """The version of each row, by its id."""
     final: frozenset[tuple[str, str]]
 
 
@@ -77,19 +77,19 @@ class Watcher:
 
     def _look_at_table(self, path: Path) -> None:
         try:
-            _, revision = stamp_of(path)
             rows = read_rows(path)
         except (pa.ArrowException, OSError):
             self._find(Harm.PARTIAL, path, "was seen when it was no whole Parquet file")
             return
         final = frozenset((row["_id"], row["state"]) for row in rows if row.get("state") in FINAL)
-        now = _Seen(revision, frozenset(row["_id"] for row in rows), final)
-        before = self._seen.get(path, _Seen(0, frozenset(), frozenset()))
+        now = _Seen({row["_id"]: row["version"] for row in rows}, final)
+        before = self._seen.get(path, _Seen({}, frozenset()))
         self._seen[path] = now
-        if now.revision < before.revision:
-            self._find(Harm.WENT_BACK, path, f"went from revision {before.revision} to {now.revision}")
-        for job_id in before.ids - now.ids:
-            self._find(Harm.LOST, path, f"had a row of {job_id} and lost it")
+        for job_id, version in before.versions.items():
+            if job_id not in now.versions:
+                self._find(Harm.LOST, path, f"had a row of {job_id} and lost it")
+            elif now.versions[job_id] < version:
+                self._find(Harm.WENT_BACK, path, f"showed {job_id} at {version}, then at {now.versions[job_id]}")
         for job_id, state in before.final - now.final:
             self._find(Harm.WENT_BACK, path, f"showed {job_id} as {state} and does not any more")
 

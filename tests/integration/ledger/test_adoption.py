@@ -29,15 +29,15 @@ from tests.integration.ledger.helpers import (
 pytest_plugins = ["tests.integration.ledger_databases"]
 
 ENDED: dict[str, Any] = {"state": "completed", "status": 3, "settled_at": NOW - HOUR, "polls": 0}
-STORED = ENDED | {"video_state": "stored"}
+STORED = ENDED | {"video_state": "stored", "is_settled": True}
 TO_DOWNLOAD = ENDED | {"video_state": "pending", "video_next_at": NOW, "payload": '{"video_url":"https://cdn/x"}'}
 
 
-def found(job_id: str, at: int = NOW, **told: Any) -> FoundJob:
+def found(job_id: str, at: int = NOW, *, is_settled: bool = False, **told: Any) -> FoundJob:
     """Return a job as the tables show it, in the daily partition of a time."""
     row = new_job_row("akool", job_id, {}, NOW, 0) | {"partition_at": at} | told
     job = Job(**{field.name: row[field.name] for field in fields(Job)})
-    return FoundJob(job=job, start=at - at % DAY, end=at - at % DAY + DAY)
+    return FoundJob(job=job, homes=[(at - at % DAY, at - at % DAY + DAY)], is_settled=is_settled)
 
 
 def test_jobs_that_only_the_tables_know_are_added_as_they_are(ledger: JobLedger, account: AccountLedger) -> None:
@@ -101,7 +101,12 @@ def test_jobs_move_to_the_partition_of_their_rows_and_gain_times_and_labels(acco
     account.pruning.forget(["gone"])
     gone = job_of(account, "gone")
     there = TODAY - 9 * DAY
-    told = {"labels": '{"k":"theirs","x":"y"}', "tracked_at": NOW - DAY, "queueing_seen_at": NOW - 5, "status": 1}
+    told: dict[str, Any] = {
+        "labels": '{"k":"theirs","x":"y"}',
+        "tracked_at": NOW - DAY,
+        "queueing_seen_at": NOW - 5,
+        "status": 1,
+    }
     report = account.adoption.adopt(
         [
             found("moved", there, labels='{"k":"theirs"}'),

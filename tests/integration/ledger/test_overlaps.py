@@ -117,7 +117,7 @@ def test_an_id_that_is_tracked_while_it_is_forgotten_or_adopted_is_not_added_twi
 ) -> None:
     track(other.account, "told")
     told = job_of(other.account, "told")
-    found = FoundJob(job=told, start=NOW - NOW % DAY, end=NOW - NOW % DAY + DAY)
+    found = FoundJob(job=told, homes=[(NOW - NOW % DAY, NOW - NOW % DAY + DAY)])
     other.account.pruning.forget(["told"])
     for name, work in (
         ("forgotten", lambda: one.account.pruning.forget(["forgotten", "a"])),

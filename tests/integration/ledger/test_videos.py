@@ -181,6 +181,6 @@ def test_the_first_url_of_a_job_that_completed_without_one_asks_for_a_landing(ac
     track(account, "a")
     for _ in range(6):
         record(account, answered("a", 3, url=False))
-    account.videos.keep_url("a", "https://cdn.example/a.mp4", NOW)
+    account.videos.keep_url("a", "https://cdn.example/a.mp4", NOW, is_first=True)
     version = job_of(account, "a").version
     assert dirty_hours(account) == {THIS_HOUR: (version, version)}

@@ -1,0 +1,23 @@
+"""One root for every file: a folder on a local disk, or a prefix in object storage."""
+
+from akool_dagster.storage.errors import (
+    ChangedMeanwhileError,
+    StorageError,
+    StorageFullError,
+    UnsupportedStorageError,
+)
+from akool_dagster.storage.files import NOTHING, Found, OsFiles
+from akool_dagster.storage.location import refuse_credentials
+from akool_dagster.storage.root import StorageRoot
+
+__all__ = [
+    "NOTHING",
+    "ChangedMeanwhileError",
+    "Found",
+    "OsFiles",
+    "StorageError",
+    "StorageFullError",
+    "StorageRoot",
+    "UnsupportedStorageError",
+    "refuse_credentials",
+]
