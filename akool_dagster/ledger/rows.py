@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from itertools import islice
@@ -97,21 +97,23 @@ def write_rows(
     keeps_payload: bool = False,
 ) -> None:
     """Write rows that have a job's id and then the value of each named column, as `update_jobs` does."""
-    sql, order = _driver_update(connection.dialect, names, keeps_payload)
-    keys = ("key_job_id", *(f"new_{name}" for name in names))
-    named = [dict(zip(keys, row, strict=True), key_account=account) for row in rows]
-    if named:
+    sql, arranged = _driver_update(connection.dialect, names, keeps_payload)
+    parameters = [arranged((account, *row)) for row in rows]
+    if parameters:
         # By the driver: SQLAlchemy's own handling of parameters takes longer than SQLite takes to write them.
-        connection.exec_driver_sql(sql, named if order is None else list(map(itemgetter(*order), named)))
+        connection.exec_driver_sql(sql, parameters)
 
 
 @lru_cache(maxsize=32)
 def _driver_update(
     dialect: sa.Dialect, names: tuple[str, ...], keeps_payload: bool
-) -> tuple[str, tuple[str, ...] | None]:
-    """Return the SQL of `update_of` and the order of its parameters; None where the driver takes them by name."""
+) -> tuple[str, Callable[[tuple[Any, ...]], Any]]:
+    """Return the SQL of `update_of`, and what makes its parameters of an account, an id and the columns' values."""
     compiled = update_of(names, keeps_payload=keeps_payload).compile(dialect=dialect)
-    return str(compiled), None if compiled.positiontup is None else tuple(compiled.positiontup)
+    keys = ("key_account", "key_job_id", *(f"new_{name}" for name in names))
+    if compiled.positiontup is None:  # the driver takes them by name
+        return str(compiled), lambda values: dict(zip(keys, values, strict=True))
+    return str(compiled), itemgetter(*map(keys.index, compiled.positiontup))
 
 
 def insert_jobs(database: Database, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:

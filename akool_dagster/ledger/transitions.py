@@ -41,11 +41,12 @@ class Limits:
     this age, so that one tick under a clock that is ahead abandons nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PolledJob:
     """What polling reads and writes of a pending job. The fields are columns of the ledger.
 
-    ``payload`` is written only: None leaves the one that is there.
+    ``payload`` is written only: None leaves the one that is there. Not frozen, and never changed: a frozen record
+    takes three times as long to make, and each answer makes two a job.
     """
 
     job_id: str
