@@ -150,8 +150,8 @@ def _change(folder: Path) -> None:
 
 def _write_plainly(folder: Path, root: Path) -> None:
     query = (
-        "SELECT payload, state, status, labels, tracked_at, queueing_seen_at, processing_seen_at, settled_at, version "
-        "FROM akool_jobs ORDER BY _id"
+        "SELECT payload, _id, state, status, labels, tracked_at, queueing_seen_at, processing_seen_at, settled_at, "
+        "version FROM akool_jobs ORDER BY _id"
     )
     rows = []
     with closing(sqlite3.connect(ledger_file(folder))) as connection:

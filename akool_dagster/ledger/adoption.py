@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,7 +24,8 @@ from akool_dagster.ledger.rows import (
 )
 from akool_dagster.ledger.schema import jobs, landed, leases, ledger
 
-_ADOPTED_FIELDS = tuple(field.name for field in fields(Job) if field.name not in {"account", "job_id"})
+_FIELDS = tuple(field.name for field in fields(Job))
+_ADOPTED_FIELDS = tuple(name for name in _FIELDS if name not in {"account", "job_id"})
 _ENDING_FIELDS = (
     "state",
     "status",
@@ -46,8 +47,13 @@ class FoundJob:
     """A job as the landed tables show it."""
 
     job: Job
-    homes: Sequence[tuple[int, int]]
-    """The partitions that have a row of the job: the first millisecond of each, and that of the next."""
+    start: int
+    end: int
+    """The partition that the job's rows are in: its first millisecond and that of the next."""
+    also: Sequence[tuple[int, int]] = ()
+    """Other partitions that have a row of the job."""
+    ended: tuple[str, int] | None = None
+    """How and when the tables show that the job ended, also where ``job`` is to be polled again for its answer."""
     is_settled: bool = False
     """Whether the tables have all of it, for good: a ledger that does not know the job adds a tombstone."""
 
@@ -105,14 +111,12 @@ class Adoption:
             pairs = [(known[one.job.job_id], one) for one in chunk if one.job.job_id in known]
             changes = [(job, after) for job, one in pairs if (after := brought_up(job, one)) != job]
             version = next_version(connection, self._clock.now_us()) if new or changes else 0
-            names = [field.name for field in fields(Job)]
-            rows = [dict(zip(names, astuple(replace(job, version=version)), strict=True)) for job in new]
+            rows = [{name: getattr(job, name) for name in _FIELDS} | {"version": version} for job in new]
             added = insert_jobs(self._database, connection, rows)
             changed = [replace(after, version=version) for _, after in changes]
             update_jobs(connection, self._account, _ADOPTED_FIELDS, changed)
             # Else the answer from before its end would stay, and land as the row of the ended job.
-            gone = [after.job_id for job, after in changes if job.payload is not None and after.payload is None]
-            if gone:
+            if gone := [after.job_id for job, after in changes if job.payload is not None and after.payload is None]:
                 where = (jobs.c.account == self._account, jobs.c.job_id.in_(gone))
                 connection.execute(sa.update(jobs).where(*where).values(payload=None))
             landing = [job for job in new if job.job_id in added] + changed
@@ -148,7 +152,8 @@ def brought_up(known: Job, found: FoundJob) -> Job:
     if known.state == JobState.FORGOTTEN:
         return known
     after = known
-    if not any(start <= known.partition_at < end for start, end in found.homes):
+    homes = (*found.also, (found.start, found.end))
+    if not any(start <= known.partition_at < end for start, end in homes):
         after = replace(after, partition_at=told.partition_at)
     if known.is_tombstone:
         return after
@@ -157,8 +162,9 @@ def brought_up(known: Job, found: FoundJob) -> Job:
         if after.is_tombstone:
             return emptied(after)
     seen: dict[str, Any] = {name: _earlier(getattr(after, name), getattr(told, name)) for name in _SEEN_FIELDS}
-    if after.state == told.state:
-        seen["settled_at"] = _earlier(after.settled_at, told.settled_at)
+    if found.ended is not None and found.ended[0] == after.state:
+        seen["settled_at"] = _earlier(after.settled_at, found.ended[1])
+        seen["failure_reason"] = after.failure_reason or told.failure_reason
     labels = json_text(json.loads(told.labels) | json.loads(known.labels))
     status = told.status if after.status is None else after.status
     return replace(after, labels=labels, status=status, **seen)

@@ -19,7 +19,7 @@ CHUNK = 500
 """The most ids in one query, far below every driver's limit of parameters."""
 
 JOB_COLUMNS = [jobs.c[field.name] for field in fields(Job)]
-_KEYS = ("account", "job_id")
+_BLANK: dict[str, Any] = dict.fromkeys(field.name for field in fields(Job))
 
 _Item = TypeVar("_Item")
 
@@ -130,8 +130,7 @@ def insert_jobs(database: Database, connection: sa.Connection, rows: Sequence[Ma
 
 def new_job_row(account: str, job_id: str, labels: Mapping[str, str], now: int, version: int) -> dict[str, Any]:
     """Return the row of a job that is tracked for the first time: due at once."""
-    blank: dict[str, Any] = dict.fromkeys(field.name for field in fields(Job))
-    return blank | {
+    return _BLANK | {
         "account": account,
         "job_id": job_id,
         "partition_at": partition_time(job_id, now),

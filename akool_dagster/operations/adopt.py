@@ -13,7 +13,7 @@ from akool_dagster.ledger.records import partition_time
 from akool_dagster.ledger.rows import chunks
 from akool_dagster.operations.findings import Finding, Level, named
 from akool_dagster.operations.found_jobs import UnusableRowError, found_job, shown_end
-from akool_dagster.operations.landed_rows import LandedTable, read_table
+from akool_dagster.operations.landed_rows import TableRows, read_rows
 from akool_dagster.operations.partitions import Window, by_window, granularities
 from akool_dagster.storage import StorageError, StorageRoot
 from akool_dagster.storage.marker import Mark, OwnershipError, ledger_command, read_mark, write_mark
@@ -127,7 +127,7 @@ class _Adoption:
         twice: list[str] = []
         for chunk in chunks(ids):
             found = list(self._found(chunk, tables, window))
-            twice += [one.job.job_id for one in found if len(one.homes) > 1]
+            twice += [one.job.job_id for one in found if one.also]
             self.report.jobs += self._account.adoption.adopt(found)
         if twice:
             self._note(
@@ -142,22 +142,22 @@ class _Adoption:
         if lost:
             self.report.findings.append(lost_tombstones(lost, self._root, self._account.name))
 
-    def _read(self, file: TableFile) -> LandedTable | None:
+    def _read(self, file: TableFile) -> TableRows | None:
         try:
-            return read_table(self._root, file)
+            return read_rows(self._root, file)
         except StorageError as error:
             adopt_again = ledger_command("adopt", self._account.name)
             self._note(str(error), f"Bring the file back from a backup, or move it away. Then run {adopt_again} again.")
             return None
 
-    def _found(self, job_ids: Collection[str], tables: Mapping[str, LandedTable], window: Window) -> Iterator[FoundJob]:
-        now = self._clock.now_ms()
+    def _found(self, job_ids: Collection[str], tables: Mapping[str, TableRows], window: Window) -> Iterator[FoundJob]:
+        name, now = self._account.name, self._clock.now_ms()
         ids = list(job_ids)
-        rows = {name: table.of(ids) for name, table in tables.items()}
+        rows = {table: landed.of(ids) for table, landed in tables.items()}
         for job_id in ids:
-            mine = {name: of[job_id] for name, of in rows.items() if job_id in of}
+            mine = {table: of[job_id] for table, of in rows.items() if job_id in of}
             try:
-                found = found_job(self._account.name, job_id, mine, self._homes(job_id, window), self._used, now)
+                found = found_job(name, job_id, mine, window, self._used, now, self._also(job_id, window))
                 self.report.asked_again += shown_end(mine) is not None and found.job.settled_at is None
                 yield found
             except (UnusableRowError, InvalidJobError) as error:
@@ -167,11 +167,12 @@ class _Adoption:
                     "Track the id by hand, if it is yours.",
                 )
 
-    def _homes(self, job_id: str, window: Window) -> list[Window]:
-        """Return the partitions met so far that have a row of the job, this one last."""
+    def _also(self, job_id: str, window: Window) -> list[Window]:
+        """Return the partitions met before this one that have a row of the job."""
+        before = self._strays.get(job_id, [])
         if not OBJECT_ID_PATTERN.fullmatch(job_id) or not window[0] <= partition_time(job_id, 2**62) < window[1]:
-            self._strays.setdefault(job_id, []).append(window)  # the others have one row: their id tells where
-        return [one for one in self._strays.get(job_id, ()) if one != window] + [window]
+            self._strays[job_id] = [*before, window]  # the others have one row: their id tells where
+        return before
 
     def _note(self, what: str, hint: str, level: Level = Level.PROBLEM) -> None:
         self.report.findings.append(Finding(about="tables", what=what, hint=hint, level=level))

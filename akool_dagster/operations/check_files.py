@@ -9,7 +9,7 @@ from akool_dagster.ledger import AccountLedger, JobState, VideoState
 from akool_dagster.ledger.records import FINAL_STATES
 from akool_dagster.operations.adopt import lost_tombstones, read_mark_or_why
 from akool_dagster.operations.findings import Finding, Level, named
-from akool_dagster.operations.landed_rows import LandedTable, read_table
+from akool_dagster.operations.landed_rows import TableRows, read_rows
 from akool_dagster.operations.partitions import Window, by_window, granularities, partition_key, window_of
 from akool_dagster.operations.video_files import is_there, recorded_file
 from akool_dagster.storage import StorageError, StorageRoot
@@ -88,7 +88,7 @@ class _Comparison:
         for file in files:
             column = _END_COLUMNS.get(file.table)
             try:
-                table = read_table(self._root, file, [column, "path", "bytes"] if column else [])
+                table = read_rows(self._root, file, [column, "path", "bytes"] if column else [])
             except StorageError as error:
                 self._add("tables", str(error), f"Bring the file back from a backup, and run {self._adopt}.")
                 continue
@@ -187,7 +187,7 @@ class _Comparison:
         self._into.findings.append(Finding(about=about, what=what, hint=hint, level=level))
 
 
-def _ended(table: str, landed: LandedTable) -> set[str]:
+def _ended(table: str, landed: TableRows) -> set[str]:
     """Return the ids that a table shows as ended."""
     if table != "statuses" or "state" not in landed.rows.schema.names:
         return set() if table == "statuses" else set(landed.index)

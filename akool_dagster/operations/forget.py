@@ -13,7 +13,7 @@ from akool_dagster.ledger import AccountLedger, LeaseHeldError, LeaseLostError
 from akool_dagster.ledger.records import normalise_job_id
 from akool_dagster.operations.adopt import read_mark_or_why
 from akool_dagster.operations.findings import Finding
-from akool_dagster.operations.landed_rows import read_table
+from akool_dagster.operations.landed_rows import read_rows
 from akool_dagster.operations.partitions import Window, both_leases, by_window, window_of
 from akool_dagster.operations.video_files import recorded_file
 from akool_dagster.storage import StorageError, StorageRoot
@@ -93,7 +93,7 @@ def _look_into(
     report: ForgetReport,
 ) -> None:
     try:
-        table = read_table(root, file, ["path"])
+        table = read_rows(root, file, ["path"])
     except StorageError as error:
         report.findings.append(_left(str(error), "Bring the file back from a backup, or remove it."))
         return

@@ -31,13 +31,19 @@ class UnusableRowError(ValueError):
 
 
 def found_job(
-    account: str, job_id: str, rows: Mapping[str, Row], homes: Sequence[Window], used: Collection[str], now: int
+    account: str,
+    job_id: str,
+    rows: Mapping[str, Row],
+    home: Window,
+    used: Collection[str],
+    now: int,
+    also: Sequence[Window] = (),
 ) -> FoundJob:
     """Return the job that a partition's rows show.
 
-    ``rows``: the job's row by table. ``homes``: the partitions that have a row of the job, this one last. ``used``:
-    the tables that the account lands. A job that ended without a row in ``results`` is to be polled again, unless the
-    tables have all of it. Raises `UnusableRowError`, or `InvalidJobError`, for rows that say nothing usable.
+    ``rows``: the job's row by table. ``home``: the partition. ``used``: the tables that the account lands. ``also``:
+    other partitions that have a row of the job. A job that ended without a row in ``results`` is to be polled again,
+    unless the tables have all of it. Raises `UnusableRowError`, or `InvalidJobError`, for rows that say nothing usable.
     """
     if normalise_job_id(job_id) != job_id:
         raise UnusableRowError(f"{job_id!r} is not written as the ledger keys it")
@@ -45,15 +51,24 @@ def found_job(
     status_row = rows.get("statuses", _NOTHING)
     is_settled = end is not None and _is_settled(end, rows, used)
     values = new_job_row(account, job_id, _labels(job_id, rows), now, 0) | {
-        "partition_at": _partition_at(job_id, status_row.get("tracked_at"), homes[-1]),
+        "partition_at": _partition_at(job_id, status_row.get("tracked_at"), home),
         "tracked_at": _or(status_row.get("tracked_at"), now),
         "status": status_row.get("status"),
+        "failure_reason": _storable(status_row.get("failure_reason")),
         "queueing_seen_at": status_row.get("queueing_seen_at"),
         "processing_seen_at": status_row.get("processing_seen_at"),
     }
     if end is not None and (is_settled or "results" in rows):
-        values |= _ended(job_id, end, rows, homes[-1])
-    return FoundJob(job=Job(**values), homes=list(homes), is_settled=is_settled)
+        values |= _ended(job_id, end, rows, home)
+    settled_at = _or(status_row.get("settled_at"), rows.get("results", _NOTHING).get("settled_at"))
+    return FoundJob(
+        job=Job(**values),
+        start=home[0],
+        end=home[1],
+        also=also,
+        ended=None if end is None or settled_at is None else (end, settled_at),
+        is_settled=is_settled,
+    )
 
 
 def shown_end(rows: Mapping[str, Row]) -> JobState | None:
@@ -92,7 +107,7 @@ def _ended(job_id: str, end: JobState, rows: Mapping[str, Row], home: Window) ->
         "payload": _payload(job_id, sent, video) if sent else None,
     }
     if end == JobState.FAILED:
-        return values | {"failure_reason": _storable(status_row.get("failure_reason"))}
+        return values
     state = VideoState(video.get("video_state") or VideoState.PENDING)
     record = {name: value for name, value in video.items() if name not in _NOT_OF_THE_FILE}
     times = [time for time in (sent.get("create_time"), sent.get("update_time")) if time is not None]

@@ -9,8 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from akool_dagster.storage import StorageError, StorageRoot
-from akool_dagster.tables import files
-from akool_dagster.tables.files import TableFile
+from akool_dagster.tables.files import TableFile, read_table
 
 Row = Mapping[str, Any]
 """One row of a table, times in milliseconds since the Unix epoch."""
@@ -31,8 +30,8 @@ _TYPES: Mapping[str, pa.DataType] = {
 
 
 @dataclass(frozen=True, slots=True)
-class LandedTable:
-    """One partition of one table."""
+class TableRows:
+    """The rows of one partition of one table."""
 
     rows: pa.Table
     index: Mapping[str, int]
@@ -53,17 +52,15 @@ class LandedTable:
         return max((version for version in versions if version < HIGHEST_VERSION), default=0)
 
 
-def read_table(root: StorageRoot, file: TableFile, columns: Sequence[str] | None = None) -> LandedTable:
+def read_rows(root: StorageRoot, file: TableFile, columns: Sequence[str] | None = None) -> TableRows:
     """Read a table's file, or those of some columns that it has.
 
     Raises `StorageError`, naming the file, when it cannot be read or a column has another type than ours.
     """
-    read = files.read_table(root, file.relative, None if columns is None else ["_id", *columns])
-    if read is None:
-        raise StorageError(f"There is no {root.uri(file.relative)} any more.")
+    read = read_table(root, file.relative, None if columns is None else ["_id", *columns])
     uri = root.uri(file.relative)
-    if read.schema.names.count("_id") != 1:
-        raise StorageError(f"{uri} has no column _id, so it is no table of this package.")
+    if read is None or read.schema.names.count("_id") != 1:
+        raise StorageError(f"{uri} is gone, or has no column _id and is no table of this package.")
     plain: dict[str, pa.ChunkedArray] = {}
     try:
         for name in dict.fromkeys(read.schema.names):
@@ -74,4 +71,4 @@ def read_table(root: StorageRoot, file: TableFile, columns: Sequence[str] | None
     except (pa.ArrowException, KeyError) as error:
         raise StorageError(f"{uri} has a column of another type than akool/{file.table}: {error}.") from error
     index = {job_id: row for row, job_id in enumerate(plain["_id"].to_pylist()) if job_id is not None}
-    return LandedTable(pa.table(plain), index)
+    return TableRows(pa.table(plain).combine_chunks(), index)

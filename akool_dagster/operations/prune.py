@@ -10,7 +10,7 @@ from akool_dagster.ledger import AccountLedger, JobLedger, JobState, LeaseHeldEr
 from akool_dagster.ledger.landings import VIDEOS
 from akool_dagster.ledger.transitions import DAY_MS
 from akool_dagster.operations.findings import Finding, Level
-from akool_dagster.operations.landed_rows import LandedTable, read_table
+from akool_dagster.operations.landed_rows import TableRows, read_rows
 from akool_dagster.operations.partitions import Window, both_leases, by_window
 from akool_dagster.storage import StorageError, StorageRoot
 from akool_dagster.storage.marker import OwnershipError, ledger_command, read_mark
@@ -86,13 +86,13 @@ def _is_dirty(account: AccountLedger, window: Window, tables: Sequence[str]) -> 
     return any(partition.partition_at == window[0] for partition in dirty)
 
 
-def _read(root: StorageRoot, files: Sequence[TableFile], tables: Collection[str]) -> Mapping[str, LandedTable | None]:
+def _read(root: StorageRoot, files: Sequence[TableFile], tables: Collection[str]) -> Mapping[str, TableRows | None]:
     """Return the partition's tables, whole: a damaged column is no copy. None for one that is not there."""
     there = {file.table: file for file in files}
-    return {table: read_table(root, there[table]) if table in there else None for table in tables}
+    return {table: read_rows(root, there[table]) if table in there else None for table in tables}
 
 
-def _shown_by_all(candidates: Mapping[str, str], tables: Mapping[str, LandedTable | None]) -> list[str]:
+def _shown_by_all(candidates: Mapping[str, str], tables: Mapping[str, TableRows | None]) -> list[str]:
     """Return the jobs, given by id with their state, that every table shows as they ended."""
     shown = {table: {} if landed is None else _ends(table, landed) for table, landed in tables.items()}
     return [
@@ -105,7 +105,7 @@ def _shown_by_all(candidates: Mapping[str, str], tables: Mapping[str, LandedTabl
     ]
 
 
-def _ends(table: str, landed: LandedTable) -> dict[str, bool]:
+def _ends(table: str, landed: TableRows) -> dict[str, bool]:
     """Return, for every row of a table, whether it shows that the job, or its video, is settled."""
     column, settled = {
         VIDEOS: ("video_state", _SETTLED_VIDEOS),

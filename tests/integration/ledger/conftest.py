@@ -8,7 +8,7 @@ import pytest
 
 from akool_dagster.ledger import AccountLedger, JobLedger
 from tests.clock import FakeClock
-from tests.integration.ledger.helpers import ACCOUNT
+from tests.integration.ledger.helpers import ACCOUNT, complete, track
 from tests.integration.ledger.sides import IMPATIENT_SECONDS, Side, side
 
 
@@ -37,3 +37,14 @@ def impatient(ledger: JobLedger, ledger_url: str, clock: FakeClock) -> Iterator[
     """Give a process that fails rather than wait for a lock."""
     with side(ledger_url, clock=clock, busy_timeout=IMPATIENT_SECONDS) as impatient:
         yield impatient
+
+
+@pytest.fixture
+def four(one: Side) -> Side:
+    """Give a process at a ledger with jobs in an order on disk that is not that of their ids."""
+    complete(one.account, "d")
+    one.account.videos.store("d", {})
+    complete(one.account, "c")
+    track(one.account, "b")
+    track(one.account, "a")
+    return one

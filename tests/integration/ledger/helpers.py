@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -144,3 +144,17 @@ def rows_of(account: AccountLedger, start: int = 0, end: int = 2**62, *columns: 
     with account.landings.snapshot(start, end) as shot:
         batches = shot.batches(columns or ("job_id",), 100)
         return [tuple(row) for batch in batches for row in batch]
+
+
+Work = Callable[[AccountLedger], object]
+WRITES: dict[str, Work] = {
+    "record": lambda account: record(account, answered("b", 3), answered("a", 3)),
+    "track": lambda account: track(account, "c", "new", "b", "a", labels={"k": "v"}),
+    "store a video": lambda account: account.videos.store("c", {"path": "c.mp4"}),
+    "look for files": lambda account: account.videos.reopen(["c", "a"]),
+    "release": lambda account: account.polling.release({"b": NOW, "a": NOW}),
+    "set a call size": lambda account: account.polling.set_call_size(["b", "a"], 4),
+    "prune": lambda account: account.pruning.prune(["d", "c"]),
+    "forget": lambda account: account.pruning.forget(["d", "b", "a"]),
+}
+"""What locks jobs. Each names them in an order of its own."""

@@ -37,7 +37,7 @@ def found(job_id: str, at: int = NOW, *, is_settled: bool = False, **told: Any) 
     """Return a job as the tables show it, in the daily partition of a time."""
     row = new_job_row("akool", job_id, {}, NOW, 0) | {"partition_at": at} | told
     job = Job(**{field.name: row[field.name] for field in fields(Job)})
-    return FoundJob(job=job, homes=[(at - at % DAY, at - at % DAY + DAY)], is_settled=is_settled)
+    return FoundJob(job=job, start=at - at % DAY, end=at - at % DAY + DAY, is_settled=is_settled)
 
 
 def test_jobs_that_only_the_tables_know_are_added_as_they_are(ledger: JobLedger, account: AccountLedger) -> None:

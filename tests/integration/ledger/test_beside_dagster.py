@@ -59,21 +59,15 @@ def test_dagster_and_the_ledger_share_a_database_and_a_driver(
     assert [row["deduction_credit"] for row in deployment.rows("credits")] == [30.0]
     assert deployment.video(job_id).read_bytes() == emulator.video_bytes(job_id)
     assert {run.dagster_run.status for run in instance.get_run_records()} == {dg.DagsterRunStatus.SUCCESS}
-    with deployment.ledger() as ledger:
-        assert deployment.metadata("results", _day(job_id))["akool/ledger"] == ledger.ledger_id
     tables = sa.inspect(sa.create_engine(url, poolclass=sa.NullPool)).get_table_names()
     assert metadata.tables.keys() | {"runs", "event_logs", "alembic_version"} <= set(tables)
     assert drivers == {"psycopg2"}
 
 
-def _day(job_id: str) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(int(job_id[:8], 16)))
-
-
 def test_the_extra_installs_the_same_distribution_of_the_driver_as_dagster_does() -> None:
     """Two distributions of one module would overwrite each other's files."""
 
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
 
     def drivers_in(requirements: Iterable[str]) -> set[str]:
         names = {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from akool_dagster.ledger import (
     AccountLedger,
     GranularityError,
-    JobLedger,
     LeaseLostError,
     LedgerUnavailableError,
     RecordReport,
@@ -32,6 +31,8 @@ from tests.integration.ledger.helpers import (
     HOUR,
     NOW,
     THIS_HOUR,
+    WRITES,
+    Work,
     answered,
     claimed_ids,
     complete,
@@ -50,7 +51,6 @@ LEASE = ("tables", "2025-10-09")
 LEASE_MS = 60_000
 
 _Result = TypeVar("_Result")
-Work = Callable[[AccountLedger], object]
 
 
 def at_once(work: Callable[[int], _Result], threads: int = 4) -> Sequence[_Result]:
@@ -97,22 +97,6 @@ def test_overlapping_claims_take_different_ids(one: Side, other: Side, threads: 
     assert (first.result(), second.result(LONGEST_SECONDS)) == (["a", "b"], ["c", "d"])
 
 
-def test_no_id_is_claimed_by_two_of_many_passes(ledger: JobLedger, ledger_url: str) -> None:
-    ids = [f"{number:04}" for number in range(300)]
-    track(ledger.account(ACCOUNT), *ids)
-
-    def claim_all(_: int) -> list[str]:
-        mine: list[str] = []
-        with JobLedger.open(ledger_url, clock=FakeClock()) as own:
-            # On PostgreSQL an empty claim can mean that another pass holds the rows now.
-            while claimed := claimed_ids(own.account(ACCOUNT), 7):
-                mine += claimed
-        return mine
-
-    claimed = [job_id for mine in at_once(claim_all) for job_id in mine] + claimed_ids(ledger.account(ACCOUNT), 300)
-    assert sorted(claimed) == ids
-
-
 def test_the_same_ids_tracked_at_once_are_added_once_with_the_labels_of_both(
     one: Side, other: Side, threads: ThreadPoolExecutor
 ) -> None:
@@ -133,7 +117,7 @@ def test_an_id_that_is_tracked_while_it_is_forgotten_or_adopted_is_not_added_twi
 ) -> None:
     track(other.account, "told")
     told = job_of(other.account, "told")
-    found = FoundJob(job=told, homes=[(NOW - NOW % DAY, NOW - NOW % DAY + DAY)])
+    found = FoundJob(job=told, start=NOW - NOW % DAY, end=NOW - NOW % DAY + DAY)
     other.account.pruning.forget(["told"])
     for name, work in (
         ("forgotten", lambda: one.account.pruning.forget(["forgotten", "a"])),
@@ -184,16 +168,6 @@ def test_a_lease_wanted_by_two_at_once_goes_to_one(
     assert one.account.leases.facts("tables") == {"2025-10-09": holder}
 
 
-def test_a_lease_is_taken_by_one_of_many(ledger: JobLedger, ledger_url: str) -> None:
-    def take(number: int) -> LeaseFacts | None:
-        with JobLedger.open(ledger_url, clock=FakeClock()) as own:
-            return own.account(ACCOUNT).leases.take(*LEASE, f"run {number}")
-
-    holders = at_once(take, threads=6)
-    (winner,) = [number for number, holder in enumerate(holders) if holder is None]
-    assert {holder.owner for holder in holders if holder is not None} == {f"run {winner}"}
-
-
 def test_a_landing_that_waits_for_its_lease_to_pass_on_is_not_recorded(
     one: Side, other: Side, threads: ThreadPoolExecutor, clock: FakeClock
 ) -> None:
@@ -224,29 +198,6 @@ def test_an_adoption_waits_for_a_landing_and_sets_its_version_to_zero(
         land(6)
 
 
-WRITES: dict[str, Work] = {
-    "record": lambda account: record(account, answered("b", 3), answered("a", 3)),
-    "track": lambda account: track(account, "c", "new", "b", "a", labels={"k": "v"}),
-    "store a video": lambda account: account.videos.store("c", {"path": "c.mp4"}),
-    "look for files": lambda account: account.videos.reopen(["c", "a"]),
-    "release": lambda account: account.polling.release({"b": NOW, "a": NOW}),
-    "set a call size": lambda account: account.polling.set_call_size(["b", "a"], 4),
-    "prune": lambda account: account.pruning.prune(["d", "c"]),
-    "forget": lambda account: account.pruning.forget(["d", "b", "a"]),
-}
-
-
-@pytest.fixture
-def four(one: Side) -> Side:
-    """Give a process at a ledger with jobs in an order on disk that is not that of their ids."""
-    complete(one.account, "d")
-    one.account.videos.store("d", {})
-    complete(one.account, "c")
-    track(one.account, "b")
-    track(one.account, "a")
-    return one
-
-
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 def test_waiting_for_a_job_that_another_has_locked_is_bounded_and_leaves_nothing_half_written(
     four: Side, impatient: Side, write: Work
@@ -258,20 +209,6 @@ def test_waiting_for_a_job_that_another_has_locked_is_bounded_and_leaves_nothing
             write(impatient.account)
     assert list(four.account.jobs()) == before
     write(impatient.account)
-
-
-@pytest.mark.parametrize("second", WRITES.values(), ids=WRITES.keys())
-@pytest.mark.parametrize("first", WRITES.values(), ids=WRITES.keys())
-def test_no_two_writers_wait_for_each_other(
-    four: Side, other: Side, threads: ThreadPoolExecutor, first: Work, second: Work
-) -> None:
-    if four.is_sqlite:
-        return  # one lock for everything
-    with four.database.write() as connection:  # both meet at the job that the other would lock last, or first
-        locked_jobs(connection, ACCOUNT, ["a", "c"])
-        works = [threads.submit(first, four.account), threads.submit(second, other.account)]
-        wait_until_waiting(four, 2)
-    assert [work.exception(LONGEST_SECONDS) for work in works] == [None, None]
 
 
 def test_clamping_the_schedule_does_not_wait_for_what_is_being_recorded(
@@ -366,20 +303,3 @@ def test_a_call_is_recorded_in_a_fixed_number_of_statements(one: Side) -> None:
         assert statements(lambda call=call: record(one.account, *call)) == mixed  # type: ignore[misc]
         ids = ids[number:]
     assert len(statements(lambda: record(one.account, *(answered(job_id, None) for job_id in ids)))) == 2
-
-
-def test_the_changes_of_a_call_are_one_round_trip_to_postgresql(one: Side) -> None:
-    if one.is_sqlite:
-        return
-    ids = [f"{number:02}" for number in range(50)]
-    track(one.account, *ids)
-    cursors: list[str] = []
-
-    def note(_connection: Any, cursor: Any, statement: str, _parameters: Any, _context: Any, many: bool) -> None:
-        if many:
-            cursors.append(cursor.query.decode())
-
-    sa.event.listen(one.database.engine, "after_cursor_execute", note)
-    record(one.account, *(answered(job_id, 4) for job_id in ids))
-    (query,) = (query for query in cursors if "akool_jobs" in query)
-    assert query.count("UPDATE akool_jobs") == 50

@@ -209,13 +209,6 @@ def test_counts_read_indexes_only_as_far_as_they_count(sqlite: tuple[AccountLedg
     assert plans.of("min(akool_jobs.video_expires_at)")[0] == video_due
 
 
-@pytest.mark.parametrize("state", [None, "pending", "completed"])
-def test_jobs_are_listed_in_the_order_of_their_key(sqlite: tuple[AccountLedger, Plans], state: str | None) -> None:
-    account, plans = sqlite
-    assert list(account.jobs(state))
-    assert plans.of("SELECT") == ["SEARCH akool_jobs USING INDEX sqlite_autoindex_akool_jobs_1 (account=? AND _id>?)"]
-
-
 def everything(account: AccountLedger) -> list[Callable[[], object]]:
     """Return all that a tick or a landing does, in an order in which each act finds something to do."""
     leases, landings, polling = account.leases, account.landings, account.polling

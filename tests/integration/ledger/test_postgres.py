@@ -9,6 +9,8 @@ import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations_with_replacement
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,6 +21,7 @@ from akool_dagster.ledger.postgres import CREATION_LOCK, bound_transaction
 from akool_dagster.ledger.rows import locked_jobs
 from tests.integration.ledger.helpers import (
     ACCOUNT,
+    WRITES,
     answered,
     claimed_ids,
     complete,
@@ -74,15 +77,6 @@ def test_a_connection_that_dies_in_the_middle_leaves_nothing_half_written(one: S
     assert record(one.account, answered("a", 4), answered("b", 4)).failed == 2
 
 
-def test_a_connection_that_dies_before_its_commit_commits_nothing(one: Side) -> None:
-    track(one.account, "a")
-    with uncommitted(one, lambda: record(one.account, answered("a", 4))) as recording:
-        end_other_sessions(one)
-    with pytest.raises(LedgerUnavailableError):
-        recording.result()
-    assert job_of(one.account, "a").state == "pending"
-
-
 def test_a_connection_that_died_while_nobody_used_it_is_replaced_unnoticed(one: Side) -> None:
     track(one.account, "a")
     end_other_sessions(one)
@@ -103,13 +97,6 @@ def test_a_server_that_holds_the_line_and_says_nothing_is_given_up(
         with pytest.raises(LedgerUnavailableError, match="did not answer within 1 s"):
             complete(waiting.account, "a")
         assert claimed_ids(waiting.account) == ["a"]  # on a new connection
-
-
-def test_a_server_that_takes_the_call_and_says_nothing_is_given_up() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/jobs?connect_timeout=1&sslmode=disable"
-        with pytest.raises(LedgerUnavailableError, match="timeout expired"):
-            JobLedger.open(url)
 
 
 def _lets_in_and_falls_silent(server: socket.socket, question: threading.Event) -> None:
@@ -172,25 +159,6 @@ def test_trouble_of_the_servers_is_reported_as_such_and_leaves_nothing_half_writ
     with pytest.raises(LedgerUnavailableError, match="cannot be used now: so it is"):
         record(account, answered("a", 4), answered("b", 4))
     assert list(account.jobs()) == before
-
-
-def test_a_deadlock_with_another_program_is_reported_and_leaves_nothing_half_written(
-    one: Side, threads: ThreadPoolExecutor, ledger_url: str
-) -> None:
-    track(one.account, "a")
-    engine = sa.create_engine(ledger_url, poolclass=sa.NullPool)
-    lock_job, lock_counter = (sa.text(f"SELECT FROM {table} FOR UPDATE") for table in ("akool_jobs", "akool_ledger"))
-    with engine.begin() as program, held_before(one, "UPDATE akool_ledger", lambda: complete(one.account, "a")) as work:
-        program.execute(sa.text("SET LOCAL deadlock_timeout = '60s'"))  # so that the server ends the other one
-        name = one.database.url.query["application_name"]
-        program.execute(sa.select(sa.func.set_config("application_name", name, True)))
-        program.execute(lock_counter)
-        locking = threads.submit(program.execute, lock_job)
-        wait_until_waiting(one)
-    locking.result(LONGEST_SECONDS)
-    with pytest.raises(LedgerUnavailableError, match="deadlock detected"):
-        work.result()
-    assert job_of(one.account, "a").state == "pending"
 
 
 def test_a_database_that_isolates_more_than_is_asked_changes_nothing(
@@ -282,30 +250,11 @@ def test_a_role_that_may_not_use_the_schema_is_not_told_that_there_is_no_ledger(
         stranger.database.require()
 
 
-def test_messages_name_the_schema_that_the_url_chooses(ledger_url: str) -> None:
-    plain = sa.make_url(ledger_url).set(query={"options": "-csearch_path=reports -cstatement_timeout=9"})
-    assert Database(plain.render_as_string(hide_password=False)).shown.endswith(" (schema reports)")
-
-
-def test_a_role_that_may_only_read_is_told_so(ledger: JobLedger, ledger_url: str) -> None:
-    with (
-        side(ledger_url, options="-crole=pg_read_all_data") as reader,
-        pytest.raises(LedgerUnavailableError, match="permission denied for table"),
-    ):
-        track(reader.account, "a")
-
-
 def test_an_option_of_another_driver_is_an_error_of_the_url(ledger_url: str) -> None:
     url = sa.make_url(ledger_url).update_query_dict({"ssl": "s3cret"}).render_as_string(hide_password=False)
     with pytest.raises(LedgerUrlError, match='invalid connection option "ssl"') as caught:
         JobLedger.open(url)
     assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r}"
-
-
-def test_a_database_that_is_not_there_is_named(ledger_url: str) -> None:
-    url = sa.make_url(ledger_url).set(database="nowhere").render_as_string(hide_password=False)
-    with pytest.raises(LedgerUnavailableError, match='database "nowhere" does not exist'):
-        JobLedger.create(url)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
@@ -320,9 +269,27 @@ def test_a_url_may_be_written_in_every_usual_way(
         assert connection.dialect.driver == "psycopg2"
 
 
-def test_the_servers_list_of_sessions_says_whose_these_are(ledger: JobLedger, ledger_url: str) -> None:
-    query = sa.text("SELECT application_name FROM pg_stat_activity WHERE application_name = 'akool-dagster'")
-    ledger.version()
-    engine = sa.create_engine(ledger_url, poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        assert connection.execute(query).first() is not None
+@pytest.mark.parametrize(("first", "second"), list(combinations_with_replacement(WRITES, 2)))
+def test_no_two_writers_wait_for_each_other(
+    four: Side, other: Side, threads: ThreadPoolExecutor, first: str, second: str
+) -> None:
+    with four.database.write() as connection:  # both meet at the job that the other would lock last, or first
+        locked_jobs(connection, ACCOUNT, ["a", "c"])
+        works = [threads.submit(WRITES[name], one.account) for name, one in ((first, four), (second, other))]
+        wait_until_waiting(four, 2)
+    assert [work.exception(LONGEST_SECONDS) for work in works] == [None, None]
+
+
+def test_the_changes_of_a_call_are_one_round_trip(one: Side) -> None:
+    ids = [f"{number:02}" for number in range(50)]
+    track(one.account, *ids)
+    queries: list[str] = []
+
+    def note(_connection: Any, cursor: Any, _statement: str, _parameters: Any, _context: Any, many: bool) -> None:
+        if many:
+            queries.append(cursor.query.decode())
+
+    sa.event.listen(one.database.engine, "after_cursor_execute", note)
+    record(one.account, *(answered(job_id, 4) for job_id in ids))
+    (query,) = (query for query in queries if "akool_jobs" in query)
+    assert query.count("UPDATE akool_jobs") == 50

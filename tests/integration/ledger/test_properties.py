@@ -215,7 +215,7 @@ class LedgerMachine(RuleBasedStateMachine):
         job_id = data.draw(an_id)
         told = _told(template, self.name, job_id, end, hours)
         start = told.partition_at - told.partition_at % HOUR
-        self.account.adoption.adopt([FoundJob(job=told, homes=[(start, start + HOUR)], is_settled=told.is_tombstone)])
+        self.account.adoption.adopt([FoundJob(job=told, start=start, end=start + HOUR, is_settled=told.is_tombstone)])
         (job,) = [job for job in self.account.jobs() if job.job_id == job_id]
         assert job.state == JobState.FORGOTTEN or start <= job.partition_at < start + HOUR
         before = self.before.get(job_id)

@@ -78,7 +78,7 @@ def test_nothing_that_happens_to_a_tombstone_changes_it(
     account.pruning.prune(["stored", "lost"])
     before, version = list(account.jobs()), ledger.version()
     clock.advance(DAY / 1000)
-    assert track(account, "stored", "lost", labels={"k": "v"}, again=True) == TrackReport(known=2)
+    assert track(account, "stored", "lost", labels={"k": "v"}, again=True) == TrackReport(known=2, pruned=2)
     assert record(account, answered("lost", 4)) == RecordReport()
     account.videos.keep_url("lost", "https://cdn.example/new.mp4", NOW)
     assert account.videos.reopen(["stored"]) == 0
@@ -111,7 +111,7 @@ def test_of_a_forgotten_job_an_id_is_left_and_no_more(
         }
     assert job_of(account, unknown).partition_at == NOW - HOUR
     clock.advance(DAY / 1000)
-    assert track(account, *gone, labels={"k": "v"}, again=True) == TrackReport(known=len(gone))
+    assert track(account, *gone, labels={"k": "v"}, again=True) == TrackReport(known=len(gone), forgotten=len(gone))
     account.pruning.forget(["pending"])
     assert rows_of(account) == [("kept",)]
     assert claimed_ids(account) == ["kept"]

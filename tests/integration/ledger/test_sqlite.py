@@ -46,12 +46,6 @@ def test_opening_what_is_not_there_creates_nothing(file: Path, url: str) -> None
     assert not file.parent.exists()
 
 
-def test_creating_makes_the_folders_too(file: Path, url: str) -> None:
-    with JobLedger.create(url) as ledger:
-        assert ledger.shown_url == url
-    assert file.exists()
-
-
 def test_a_ledger_lets_readers_and_a_writer_work_side_by_side(file: Path, url: str) -> None:
     with JobLedger.create(url, busy_timeout=0.05) as ledger:
         track(ledger.account(ACCOUNT), "a")
@@ -85,24 +79,6 @@ def test_a_file_that_is_no_database_is_not_overwritten(file: Path, url: str, ope
     with pytest.raises(LedgerUnavailableError, match="not a database"):
         open_ledger(url)
     assert file.read_bytes() == b"no database at all\n" * 100
-
-
-def test_opening_the_database_of_another_program_changes_nothing_in_it(file: Path, url: str) -> None:
-    file.parent.mkdir()
-    with closing(sqlite3.connect(file)) as other:
-        other.execute("CREATE TABLE runs (id INTEGER)")
-    before = file.read_bytes()
-    with pytest.raises(LedgerMissingError, match="holds no ledger"):
-        JobLedger.open(url)
-    assert file.read_bytes() == before
-    assert _journal_mode(file) == "delete"
-
-
-def test_an_empty_file_becomes_a_ledger_when_one_is_created(file: Path, url: str) -> None:
-    file.parent.mkdir()
-    file.touch()
-    with JobLedger.create(url) as ledger:
-        assert track(ledger.account(ACCOUNT), "a").added == 1
 
 
 WRITES: dict[str, Callable[[JobLedger], object]] = {
@@ -149,14 +125,6 @@ def test_a_ledger_that_may_not_be_written_is_refused_before_anything(
     assert file.read_bytes() == before
 
 
-def test_a_folder_that_may_not_be_written_is_refused_too(file: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    JobLedger.create(url).close()
-    may_access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: may_access(path, mode) and path != file.parent)
-    with pytest.raises(LedgerUnavailableError, match=r"no permission for .*home$"):
-        JobLedger.open(url)
-
-
 @pytest.mark.parametrize("open_ledger", OPENERS, ids=["open", "create"])
 def test_a_folder_that_may_not_be_entered_is_a_clear_error(
     url: str, open_ledger: Opener, monkeypatch: pytest.MonkeyPatch
@@ -174,12 +142,6 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(file: Path, url: str) -> 
     with pytest.raises(LedgerUnavailableError, match=r"folder .*home cannot be made"):
         JobLedger.create(url)
     assert file.parent.read_text() == "a file where the folder should be"
-
-
-def test_a_folder_in_place_of_the_file_is_a_clear_error(file: Path, url: str) -> None:
-    file.mkdir(parents=True)
-    with pytest.raises(LedgerUnavailableError, match="unable to open"):
-        JobLedger.open(url)
 
 
 def test_a_write_that_fails_half_way_leaves_nothing_of_it(file: Path, url: str) -> None:

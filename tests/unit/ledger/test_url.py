@@ -12,7 +12,6 @@ import sqlalchemy as sa
 
 from akool_dagster.ledger import JobLedger, LedgerUnavailableError, LedgerUrlError
 from akool_dagster.ledger.database import Database, parse_ledger_url
-from akool_dagster.ledger.postgres import connect_options
 
 SECRET = "s3cret"
 
@@ -22,10 +21,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def test_an_absolute_sqlite_path_is_taken_as_it_is() -> None:
-    assert parse_ledger_url("sqlite:////data/ledger.sqlite").database == "/data/ledger.sqlite"
 
 
 @pytest.mark.parametrize("written", ["sqlite:///ledger.sqlite", "sqlite:///./ledger.sqlite", "sqlite:///a/../b.sqlite"])
@@ -38,23 +33,11 @@ def test_a_relative_path_is_refused_with_the_absolute_url(folder: Path, written:
     assert parse_ledger_url(advised).database == str(folder / relative)
 
 
-def test_a_path_in_the_home_folder_is_refused_with_the_absolute_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    for written in ("sqlite:///~/ledger.sqlite", "~/ledger.sqlite"):
-        with pytest.raises(LedgerUrlError, match=r"sqlite:////home/someone/ledger\.sqlite$"):
-            parse_ledger_url(written)
-
-
 @pytest.mark.parametrize("written", ["ledger.sqlite", "data/ledger.sqlite", ""])
 def test_a_plain_path_is_refused_with_the_url_to_write(folder: Path, written: str) -> None:
     with pytest.raises(LedgerUrlError, match="not a SQLAlchemy URL") as caught:
         parse_ledger_url(written)
     assert str(caught.value).endswith(f" sqlite:///{folder / written}")
-
-
-def test_a_plain_absolute_path_is_refused_with_the_url_to_write() -> None:
-    with pytest.raises(LedgerUrlError, match=r"file write sqlite:////data/ledger\.sqlite$"):
-        parse_ledger_url("/data/ledger.sqlite")
 
 
 @pytest.mark.parametrize("written", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
@@ -107,13 +90,6 @@ def test_every_postgresql_url_means_psycopg2(scheme: str) -> None:
     )
 
 
-def test_connecting_is_bounded_unless_the_url_says_otherwise() -> None:
-    assert connect_options(parse_ledger_url("postgres://h/d?application_name=x")) == {"connect_timeout": 10}
-    assert connect_options(parse_ledger_url("postgres://h/d?connect_timeout=3")) == {
-        "application_name": "akool-dagster"
-    }
-
-
 @pytest.mark.parametrize(
     "written", ["://x", "postgresql:///[bad", "postgresql://me:s3cret@h:s3cret/d", "postgresql://h:s3cret/d"]
 )
@@ -130,11 +106,6 @@ def test_a_url_without_its_scheme_is_not_repeated_as_a_path(written: str) -> Non
     with pytest.raises(LedgerUrlError, match="postgresql://user:password@host") as caught:
         parse_ledger_url(written)
     assert SECRET not in str(caught.value)
-
-
-def test_a_password_where_the_port_belongs_is_a_url_error() -> None:
-    with pytest.raises(LedgerUrlError, match="postgresql://user:password@host"):
-        parse_ledger_url("postgresql://me:s3cret/jobs")
 
 
 @pytest.fixture
@@ -186,13 +157,6 @@ def test_a_server_that_cannot_be_reached_is_named_without_what_is_secret(
         error = error.__cause__ or error.__context__
     assert SECRET not in repr(database)
     database.close()
-
-
-def test_a_sqlite_url_is_shown_without_its_query(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    with JobLedger.create(f"sqlite:///{path}?check_same_thread=false") as ledger:
-        assert ledger.shown_url == f"sqlite:///{path}"
-        assert str(path) not in repr(ledger)
 
 
 def test_the_engine_hides_what_is_written(tmp_path: Path) -> None:
