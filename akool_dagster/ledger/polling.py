@@ -41,6 +41,13 @@ _LOCKED_PENDING = (
     .order_by(jobs.c.job_id)  # one order of locks for everybody
     .with_for_update()
 )
+_DUE = (
+    sa.select(jobs.c.job_id, jobs.c.call_size, jobs.c.next_poll_at)
+    .where(jobs.c.account == sa.bindparam("account"), IS_PENDING, jobs.c.next_poll_at <= sa.bindparam("now"))
+    .order_by(jobs.c.next_poll_at, jobs.c.job_id)
+    .limit(sa.bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
 _CLAIM = (
     sa.update(jobs)
     .where(
@@ -104,18 +111,12 @@ class PollingLedger:
         A tick that overran goes on beside the next one: the reservation keeps them from asking the same ids.
         """
         now = self._clock.now_ms()
-        due = (
-            sa.select(jobs.c.job_id, jobs.c.call_size, jobs.c.next_poll_at)
-            .where(jobs.c.account == self._account, IS_PENDING, jobs.c.next_poll_at <= now)
-            .order_by(jobs.c.next_poll_at, jobs.c.job_id)
-            .limit(limit)
-        )
-        if not self._database.is_sqlite:
-            due = due.with_for_update(skip_locked=True)
         with self._database.write() as connection:
             claimed = [
                 ClaimedJob(job_id=job_id, call_size=call_size, due_at=due_at)
-                for job_id, call_size, due_at in connection.execute(due)
+                for job_id, call_size, due_at in connection.execute(
+                    _DUE, {"account": self._account, "now": now, "most": limit}
+                )
             ]
             for chunk in chunks([job.job_id for job in claimed]):
                 connection.execute(_CLAIM, {"key_account": self._account, "ids": chunk, "at": now + CLAIM_MS})
