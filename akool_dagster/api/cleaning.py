@@ -59,7 +59,7 @@ def _cleaned(value: object, rule: _Rule, depth: int) -> object:
     if value is None or isinstance(value, int):
         return value
     if isinstance(value, float):  # JSON has no infinities and no NaN
-        return value if math.isfinite(value) else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+        return value if math.isfinite(value) else rule({math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN"))
     if depth >= _DEEPEST and isinstance(value, (dict, list, tuple)):
         raise ValueError(f"nested deeper than {_DEEPEST} levels")
     if isinstance(value, (list, tuple)):

@@ -22,7 +22,7 @@ from akool_dagster.ledger.rows import (
     next_version,
     update_jobs,
 )
-from akool_dagster.ledger.schema import jobs, landed, leases, ledger
+from akool_dagster.ledger.schema import landed, leases, ledger
 
 _FIELDS = tuple(field.name for field in fields(Job))
 _ADOPTED_FIELDS = tuple(name for name in _FIELDS if name not in {"account", "job_id"})
@@ -115,10 +115,6 @@ class Adoption:
             added = insert_jobs(self._database, connection, rows)
             changed = [replace(after, version=version) for _, after in changes]
             update_jobs(connection, self._account, _ADOPTED_FIELDS, changed)
-            # Else the answer from before its end would stay, and land as the row of the ended job.
-            if gone := [after.job_id for job, after in changes if job.payload is not None and after.payload is None]:
-                where = (jobs.c.account == self._account, jobs.c.job_id.in_(gone))
-                connection.execute(sa.update(jobs).where(*where).values(payload=None))
             landing = [job for job in new if job.job_id in added] + changed
             ask_for_landing(
                 self._database,

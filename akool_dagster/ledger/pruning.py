@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import fields, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -59,18 +59,18 @@ class Pruning:
         with self._database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
-    def prune(self, job_ids: Iterable[str], version: int = END_OF_TIME) -> int:
+    def prune(self, job_ids: Iterable[str], until: int = END_OF_TIME) -> int:
         """Empty these jobs to tombstones; return how many were not empty.
 
-        Jobs that changed after ``version``, which the tables have landed, stay as they are.
+        Jobs that changed after the version ``until``, which the tables have landed, stay as they are.
         """
         pruned = 0
         for chunk in chunks(sorted(job_ids)):
             with self._database.write() as connection:
                 locked_jobs(connection, self._account, chunk)  # in order: the update locks them as they lie
                 where = (jobs.c.account == self._account, jobs.c.job_id.in_(chunk), _IS_SETTLED_WITH_PAYLOAD)
-                statement = sa.update(jobs).where(*where, jobs.c.version <= version).values(_EMPTIED)
-                pruned += connection.execute(statement).rowcount
+                statement = sa.update(jobs).where(*where, jobs.c.version <= until)
+                pruned += connection.execute(statement.values(_EMPTIED)).rowcount
         return pruned
 
     def tombstones(self, start: int = 0, end: int = END_OF_TIME) -> list[str]:
@@ -93,24 +93,31 @@ class Pruning:
 
     def forget(self, job_ids: Collection[str]) -> None:
         """Leave an id and no more of these jobs, known or not, so that no landing brings their rows back."""
-        now = self._clock.now_ms()
         for chunk in chunks(sorted(job_ids)):
-            with self._database.write() as connection:
-                version = next_version(connection, self._clock.now_us())
-                rows = [new_job_row(self._account, job_id, {}, now, version) for job_id in chunk]
-                insert_jobs(self._database, connection, rows)
-                gone = [
-                    replace(emptied(job), state=JobState.FORGOTTEN, settled_at=None, video_state=None, version=version)
-                    for job in locked_jobs(connection, self._account, chunk)
-                ]
-                update_jobs(connection, self._account, _FORGOTTEN_FIELDS, gone)
-                self._clear_payloads(connection, chunk)
+            self._forget_chunk(chunk)
 
-    def _clear_payloads(self, connection: sa.Connection, job_ids: list[str]) -> None:
-        where = (jobs.c.account == self._account, jobs.c.job_id.in_(job_ids))
-        connection.execute(sa.update(jobs).where(*where).values(payload=None))
+    def _forget_chunk(self, job_ids: Sequence[str]) -> None:
+        now = self._clock.now_ms()
+        with self._database.write() as connection:
+            known = locked_jobs(connection, self._account, job_ids)
+            version = next_version(connection, self._clock.now_us())
+            changed = [replace(_forgotten(job), version=version) for job in known]
+            update_jobs(connection, self._account, _FORGOTTEN_FIELDS, changed)
+            new = set(job_ids) - {job.job_id for job in known}
+            rows = [new_job_row(self._account, job_id, {}, now, version) for job_id in sorted(new)]
+            added = insert_jobs(self._database, connection, [row | _FORGOTTEN for row in rows])
+        # On PostgreSQL another process may have tracked them at the same time: they are known by now.
+        if raced := sorted(new - added):
+            self._forget_chunk(raced)
 
 
-_FORGOTTEN_FIELDS = tuple(
-    field.name for field in fields(Job) if field.name not in {"account", "job_id", "partition_at", "payload"}
-)
+_FORGOTTEN = {name: value for name, value in _EMPTIED.items() if name != "version"} | {
+    "state": JobState.FORGOTTEN,
+    "settled_at": None,
+    "video_state": None,
+}
+_FORGOTTEN_FIELDS = (*_FORGOTTEN, "version")
+
+
+def _forgotten(job: Job) -> Job:
+    return replace(job, **_FORGOTTEN)  # type: ignore[arg-type]

@@ -266,7 +266,7 @@ def test_a_doctored_home_is_found_out(home: Home, doctored: str) -> None:
 
 
 def test_a_file_that_the_event_log_does_not_know_is_found_out(home_with_event_log: Home) -> None:
-    home_with_event_log.instance.wipe_asset_partitions(dg.AssetKey(["akool", "credits"]), [DAY])
+    home_with_event_log.instance.wipe_assets([dg.AssetKey(["akool", "credits"])])
     assert [what for harm, what in harms(home_with_event_log) if harm is Harm.LOST and f"credits of {DAY}" in what]
 
 

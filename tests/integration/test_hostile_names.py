@@ -49,7 +49,9 @@ def guarded_root() -> Iterator[tuple[Path, Path]]:
 
 
 def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    """Return every file below a folder but the locks of partitions."""
+    found = (path for path in folder.rglob("*") if not path.is_dir() and path.suffix != ".lock")
+    return {str(path.relative_to(folder)) for path in found}
 
 
 # --- ids ---

@@ -120,7 +120,7 @@ def test_a_storage_root_that_is_not_mounted_is_not_taken_for_an_empty_one(landed
     landed.track(LATER)
     landed.tick()
     for job in LANDINGS:
-        assert "is the storage mounted" in failure_of(landed.land(job, DAY))
+        assert "mount the storage" in failure_of(landed.land(job, DAY))
     assert landed.files() == {}
     landed.root.rmdir()
     away.rename(landed.root)

@@ -53,7 +53,9 @@ def forgotten(ledger: JobLedger, root: StorageRoot, clock: FakeClock, *ids: str)
 
 
 def files(root: StorageRoot) -> set[str]:
-    return {path.name for path in Path(root.uri()).rglob("*") if path.is_file() and path.suffix != ".parquet"}
+    """Return the names of the files that are no tables and none of their locks."""
+    found = (path for path in Path(root.uri()).rglob("*") if path.is_file())
+    return {path.name for path in found if path.suffix not in (".parquet", ".lock")}
 
 
 def rows_with(root: StorageRoot, job_id: str) -> list[str]:
