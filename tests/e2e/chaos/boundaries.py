@@ -52,7 +52,7 @@ BOUNDARIES: tuple[Boundary, ...] = (
     Boundary(name="give claims back", target=f"{_POLLING}.release", place=_TICK),
     Boundary(name="hold polling", target=f"{_POLLING}.hold", place=_TICK, fault="429", calls=4),
     Boundary(name="halve a call", target=f"{_POLLING}.set_call_size", place=_TICK, fault="500", calls=8),
-    Boundary(name="write changes", target="akool_dagster.ledger.polling:write_rows", place=_TICK),
+    Boundary(name="write changes", target="akool_dagster.ledger.polling:update_locked_jobs", place=_TICK),
     Boundary(name="decide landings", target=f"{_LANDINGS}.dirty", place=_TICK),
     Boundary(name="take lease", target=f"{_LEASES}:Leases.take", place=_RUN),
     Boundary(name="note start", target=f"{_LANDINGS}.note_start", place=_RUN),
