@@ -16,6 +16,9 @@ STALE_SECONDS = 60.0
 SHORT_WAITS: tuple[tuple[str, str, object], ...] = (
     ("akool_dagster.ledger.ledger", "Limits", partial(Limits, miss_grace_ms=15_000, urlless_polls=0)),
     ("akool_dagster.ledger.leases", "RENEW_SECONDS", 0.5),  # else no run lives long enough to renew its lease
+    ("akool_dagster.polling.schedule", "LONGEST_DELAY_MS", 6_000),
+    ("akool_dagster.polling.schedule", "PAUSE_AFTER_THROTTLE_MS", 3_000),
+    ("akool_dagster.polling.poll_pass", "RETRY_AFTER_FAILURES_MS", 2_000),
     ("akool_dagster.videos.schedule", "FIRST_WAIT_MS", 1_000),
     ("akool_dagster.videos.schedule", "LONGEST_WAIT_MS", 5_000),
     ("akool_dagster.videos.leftovers", "STALE_SECONDS", STALE_SECONDS),
