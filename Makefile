@@ -5,8 +5,8 @@ STAMP := $(VENV)/.installed
 SQLALCHEMY20 := $(abspath $(VENV))/sqlalchemy-2.0
 SQLALCHEMY20_STAMP := $(SQLALCHEMY20)/.installed
 SQLALCHEMY20_TESTS := $(filter-out %_properties.py,$(wildcard tests/*/ledger/test_*.py))
-SEARCHES := tests/integration/test_settling.py tests/integration/test_restore_properties.py \
-  tests/integration/ledger/test_properties.py
+SEARCHES := tests/integration/test_settling.py tests/integration/operations/test_adopt_properties.py \
+  tests/integration/ledger/test_properties.py tests/integration/tables/test_landing_in_files.py
 PYTHON ?= python3
 PORT ?= 3000
 
@@ -14,7 +14,7 @@ KILLS ?= 200
 SEED ?=
 LEDGER ?= sqlite
 
-.PHONY: demo dev test nightly chaos lint audit format bench clean
+.PHONY: demo dev test test-rest test-all nightly chaos lint audit format bench clean
 
 $(STAMP): pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
@@ -43,10 +43,15 @@ demo: $(STAMP)  ## the main job, end to end, on the emulator
 dev: $(STAMP)  ## the same, with the web UI left running
 	@$(BIN)/python -m example_repo.demo --ui --port $(PORT)
 
-test: $(STAMP) $(SQLALCHEMY20_STAMP)  ## the ledger's tests on SQLAlchemy 2.0, then all of them on the newest
+test: $(STAMP)  ## unit and integration tests
+	$(BIN)/python -m pytest -n auto tests/unit tests/integration
+
+test-rest: $(STAMP) $(SQLALCHEMY20_STAMP)  ## a real daemon and web server, and the ledger's tests on SQLAlchemy 2.0
 	PYTHONPATH="$(SQLALCHEMY20)$${PYTHONPATH:+:$$PYTHONPATH}" AKOOL_TEST_SQLALCHEMY=2.0 \
 	  $(BIN)/python -m pytest -n auto $(SQLALCHEMY20_TESTS)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto tests/e2e
+
+test-all: test test-rest  ## everything that CI runs
 
 nightly: $(STAMP)  ## the searches of `make test`, with many times as many examples: half an hour and more
 	AKOOL_TESTS=nightly $(BIN)/python -m pytest -n auto $(SEARCHES)
