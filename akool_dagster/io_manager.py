@@ -38,7 +38,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     storage_root: str = Field(
-        description="Absolute path, or URL (s3://bucket/folder, gs://, az://), of the folder that everything is stored in. "
+        description="Absolute path, or s3://, gs:// or az:// URL, of the folder that everything is stored in. "
         "Credentials for it come from the environment."
     )
 

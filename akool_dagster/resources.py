@@ -128,7 +128,7 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
     model_config = _QUIET
 
     storage_root: str = Field(
-        description="Absolute path, or URL (s3://bucket/folder, gs://, az://), of the folder that everything is stored in. "
+        description="Absolute path, or s3://, gs:// or az:// URL, of the folder that everything is stored in. "
         "Credentials for it come from the environment."
     )
     threads: int = Field(default=8, ge=1, le=64, description="Downloads at the same time.")
