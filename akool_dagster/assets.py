@@ -15,10 +15,10 @@ from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.io_manager import TABLE_METADATA, ParquetIOManager
 from akool_dagster.ledger import AccountLedger, HeldLease, LandingKind
 from akool_dagster.resources import AkoolResource, JobLedgerResource, VideoStoreResource
-from akool_dagster.storage import StorageRoot
+from akool_dagster.storage import STALE_SECONDS, StorageRoot
 from akool_dagster.storage.marker import ensure_owner
 from akool_dagster.tables import RESULT_TABLES, VIDEOS, TableSpec
-from akool_dagster.tables.files import STALE_SECONDS, Summary
+from akool_dagster.tables.files import Summary
 from akool_dagster.tables.spool import Spool
 from akool_dagster.videos.landing import VideoLanding
 
@@ -107,6 +107,7 @@ def build_videos_asset(
                 "akool/downloaded": report.stored,
                 "akool/downloaded_bytes": report.bytes,
                 "akool/failed_downloads": report.failed,
+                "akool/given_up_downloads": report.unverified + report.lost,
                 "akool/deferred_downloads": report.deferred,
                 "akool/api_calls": report.api_calls,
             }

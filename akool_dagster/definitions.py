@@ -18,7 +18,7 @@ from akool_dagster.base.partitions import Granularity, PartitionGrid
 from akool_dagster.clock import Clock
 from akool_dagster.io_manager import ParquetIOManager
 from akool_dagster.ledger import LandingKind
-from akool_dagster.polling.poll_pass import DEFAULT_IDS_PER_REQUEST
+from akool_dagster.polling.poll_pass import DEFAULT_CONCURRENT_REQUESTS, DEFAULT_IDS_PER_REQUEST
 from akool_dagster.resources import AkoolResource, JobLedgerResource, VideoStoreResource
 from akool_dagster.sensors import SensorSettings, build_poll_sensor
 from akool_dagster.tables import RESULT_TABLES
@@ -44,7 +44,7 @@ def build_akool_definitions(
     minimum_interval_seconds: int = 30,
     default_sensor_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
     ids_per_request: int = DEFAULT_IDS_PER_REQUEST,
-    concurrent_requests: int = 4,
+    concurrent_requests: int = DEFAULT_CONCURRENT_REQUESTS,
     requests_per_second: float | None = None,
     tick_seconds: float = 45.0,
     landing_interval_seconds: float = 60.0,
@@ -77,7 +77,7 @@ def build_akool_definitions(
         landing_interval_seconds: Least seconds between two landings of one partition. Tables that take long to write
             also wait for ten times as long as their last successful run took, at most an hour.
         run_start_seconds: Seconds that a launched run may take until it begins to land; then another run is asked
-            for. By default twice as long as the slowest run of today and yesterday took, and at least 60. Two runs of
+            for. By default twice as long as the slowest run of the day took, and at least 60. Two runs of
             one partition are harmless.
         video_store: How videos are downloaded; a `VideoStoreResource` at ``storage_root`` by default.
         io_manager: What writes and reads the tables; a `ParquetIOManager` at ``storage_root`` by default, which
@@ -122,7 +122,7 @@ def build_akool_definitions(
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [build_jobs_asset(names)]
     landed: dict[LandingKind, Sequence[str]] = {}
     if chosen:
-        assets.append(build_tables_asset(names, grid, partitions_def, chosen))
+        assets.append(build_tables_asset(names, grid, partitions_def, chosen, clock))
         landed[LandingKind.TABLES] = chosen
     if videos:
         assets.append(build_videos_asset(names, grid, partitions_def, chosen, clock))
@@ -133,6 +133,7 @@ def build_akool_definitions(
             names=names,
             grid=grid,
             assets=landed,
+            lands_parquet=isinstance(tables_writer, ParquetIOManager),
             max_runtime_seconds={
                 LandingKind.TABLES: MAX_RUNTIME_SECONDS,
                 LandingKind.VIDEOS: MAX_RUNTIME_SECONDS + int(store.run_seconds + store.seconds_per_file),

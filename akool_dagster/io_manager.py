@@ -1,4 +1,4 @@
-"""Tables as Parquet files, one a partition, replaced whole."""
+"""Tables as Parquet files, one a partition: those of this package are merged, others replaced."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 from akool_dagster.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.storage import StorageError, StorageRoot, refuse_credentials
+from akool_dagster.storage import STALE_SECONDS, StorageError, StorageRoot, refuse_credentials
 from akool_dagster.storage.marker import ledger_command
 from akool_dagster.tables.columns import TABLES
-from akool_dagster.tables.files import COMPRESSION, STALE_SECONDS, LandedTable, land, read_table
+from akool_dagster.tables.files import COMPRESSION, LandedTable, land, read_table
 from akool_dagster.tables.spool import SpooledTable
 
 _HOURLY_KEY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]{2}:[0-9]{2}")

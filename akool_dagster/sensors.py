@@ -41,6 +41,8 @@ class SensorSettings:
     grid: PartitionGrid
     assets: Mapping[LandingKind, Sequence[str]]
     """What each kind of landing writes, for the kinds that are switched on."""
+    lands_parquet: bool
+    """Whether `ParquetIOManager` keeps the tables: only then may jobs be pruned that the tables hold."""
     max_runtime_seconds: Mapping[LandingKind, int]
     """How long a run may take before Dagster's run monitoring ends it."""
     ids_per_request: int
@@ -108,7 +110,8 @@ class _Tick:
     def run(self) -> dg.SensorResult | dg.SkipReason:
         landings, grid = self._account.landings, self._settings.grid
         landings.settle_granularity(grid.granularity)
-        landings.set_enabled_assets([name for assets in self._settings.assets.values() for name in assets])
+        merged = self._settings.assets.values() if self._settings.lands_parquet else ()
+        landings.set_enabled_assets([name for assets in merged for name in assets])
         decisions = self._decide()
         requested = choose(decisions)
         report, trouble = PollReport(), None

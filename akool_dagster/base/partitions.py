@@ -102,6 +102,14 @@ def partition_window(file_key: str) -> tuple[int, int] | None:
     return None
 
 
+def partition_file_key(window: tuple[int, int]) -> str:
+    """Return the key of a partition as file names have it, given its first millisecond and that of the next."""
+    start, end = window
+    length = timedelta(milliseconds=end - start)
+    granularity = next(granularity for granularity, one in _LENGTHS.items() if one == length)
+    return _from_ms(start).strftime(_KEY_FORMATS[granularity]).replace(":", "")
+
+
 def _to_ms(time: datetime) -> int:
     return int(time.timestamp() * 1000)
 

@@ -284,7 +284,6 @@ def _set_up_sqlite_connection(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA synchronous=FULL")  # a tracked id is paid work: it must survive a power cut too
-    cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 
 

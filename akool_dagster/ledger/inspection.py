@@ -57,7 +57,6 @@ class Concern(StrEnum):
     LOST_VIDEO = "lost_video"
     UNVERIFIED_VIDEO = "unverified_video"
     AHEAD = "ahead"
-    TOMBSTONE = "tombstone"
 
 
 class Inspection:
@@ -93,7 +92,6 @@ class Inspection:
             Concern.AHEAD: jobs.c.partition_at > now + DAY_MS,
             Concern.LOST_VIDEO: jobs.c.video_state == VideoState.LOST,
             Concern.UNVERIFIED_VIDEO: jobs.c.video_state == VideoState.UNVERIFIED,
-            Concern.TOMBSTONE: IS_TOMBSTONE,
         }
         found = {}
         with self._database.read() as connection:
@@ -141,8 +139,7 @@ def damage(database: Database) -> list[str]:
     with database.read() as connection:
         if database.is_sqlite:
             found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
-            keys = [f"foreign key: {tuple(row)}" for row in connection.exec_driver_sql("PRAGMA foreign_key_check")]
-            return [line for line in found if line != "ok"] + keys
+            return [line for line in found if line != "ok"]
         # PostgreSQL checks pages as it reads them: so every row is read. It never repairs an index that is not valid.
         connection.execute(sa.select(sa.func.count(), sa.func.sum(sa.func.length(jobs.c.payload))))
         invalid = sa.text(

@@ -77,7 +77,7 @@ class Leases:
                 return HeldLease(self, kind, partition_key, owner, self._clock, valid_until=started + LEASE_MS)
             if patience.expired():
                 raise LeaseHeldError(
-                    f"Run {holder.owner} is landing {kind} of {partition_key} and did not end "
+                    f"{holder.owner} holds the lease on {kind} of {partition_key} and did not give it back "
                     f"within {WAIT_SECONDS:.0f} s. Wait for it, or end it; its lease ends a minute later."
                 )
             self._clock.sleep(RETRY_SECONDS)

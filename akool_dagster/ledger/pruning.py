@@ -12,6 +12,7 @@ from akool_dagster.clock import Clock
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.records import Job, JobState, VideoState
 from akool_dagster.ledger.rows import (
+    ask_for_landing,
     chunks,
     insert_jobs,
     locked_jobs,
@@ -41,7 +42,7 @@ def emptied(job: Job) -> Job:
 
 
 class Pruning:
-    """Prunes one account. The caller holds both leases of the partition."""
+    """Prunes one account, and forgets jobs. Whoever prunes holds both leases of the partition."""
 
     def __init__(self, database: Database, account: str, clock: Clock) -> None:
         self._database = database
@@ -106,6 +107,9 @@ class Pruning:
             new = set(job_ids) - {job.job_id for job in known}
             rows = [new_job_row(self._account, job_id, {}, now, version) for job_id in sorted(new)]
             added = insert_jobs(self._database, connection, [row | _FORGOTTEN for row in rows])
+            # A run that froze with a row in its hands may write it later: the next landing drops it.
+            at = [job.partition_at for job in known]
+            ask_for_landing(self._database, connection, self._account, version, tables=at, videos=at)
         # On PostgreSQL another process may have tracked them at the same time: they are known by now.
         if raced := sorted(new - added):
             self._forget_chunk(raced)

@@ -10,6 +10,7 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from akool_dagster.ledger.database import Database, Insert
 from akool_dagster.ledger.records import Job, JobState, partition_time
@@ -58,37 +59,24 @@ def next_version(connection: sa.Connection, now_us: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def update_of(names: tuple[str, ...], *, keeps_payload: bool = False) -> sa.Update:
+def update_of(names: tuple[str, ...]) -> sa.Update:
     """Return the statement that writes these columns of one job.
 
-    Run the statement with a list of rows that have ``key_account``, ``key_job_id`` and ``new_<column>``. With
-    ``keeps_payload`` a null payload leaves the one that is there: for records that were read without it.
+    Run the statement with a list of rows that have ``key_account``, ``key_job_id`` and ``new_<column>``.
     """
     values: dict[str, Any] = {name: sa.bindparam(f"new_{name}", type_=jobs.c[name].type) for name in names}
-    if keeps_payload:
-        values["payload"] = sa.func.coalesce(values["payload"], jobs.c.payload)
     key = (jobs.c.account == sa.bindparam("key_account"), jobs.c.job_id == sa.bindparam("key_job_id"))
     return sa.update(jobs).where(*key).values(values)
 
 
-def update_jobs(
-    connection: sa.Connection,
-    account: str,
-    names: tuple[str, ...],
-    changed: Iterable[Any],
-    *,
-    keeps_payload: bool = False,
-) -> None:
-    """Write the named fields of records that have a ``job_id``: one statement, and one round trip for 100 records.
-
-    ``keeps_payload``: as `update_of` says.
-    """
+def update_jobs(connection: sa.Connection, account: str, names: tuple[str, ...], changed: Iterable[Any]) -> None:
+    """Write the named fields of records that have a ``job_id``: one statement, and one round trip for 100 records."""
     rows = [
         {"key_account": account, "key_job_id": job.job_id, **{f"new_{name}": getattr(job, name) for name in names}}
         for job in changed
     ]
     if rows:
-        connection.execute(update_of(names, keeps_payload=keeps_payload), rows)
+        connection.execute(update_of(names), rows)
 
 
 def update_locked_jobs(
@@ -101,14 +89,21 @@ def update_locked_jobs(
     """
     values = list(rows)
     if values:
-        sql = _update_from_values(connection.dialect, names, len(values))
+        sql = _update_from_values(connection.dialect.name, names, len(values))
         connection.exec_driver_sql(sql, (*chain.from_iterable(values), account))
 
 
+_DIALECTS: Mapping[str, sa.Dialect] = {
+    "sqlite": sqlite.dialect(),  # type: ignore[no-untyped-call]
+    "postgresql": postgresql.dialect(),  # type: ignore[no-untyped-call]
+}
+
+
 @lru_cache(maxsize=256)
-def _update_from_values(dialect: sa.Dialect, names: tuple[str, ...], count: int) -> str:
+def _update_from_values(dialect_name: str, names: tuple[str, ...], count: int) -> str:
     # SQLAlchemy compiles a thousand parameters in ten milliseconds, which is longer than the rest of a poll takes.
-    mark = "?" if dialect.paramstyle == "qmark" else "%s"
+    dialect = _DIALECTS[dialect_name]  # not the connection's: each ledger has a new one, which the cache would keep
+    mark = "?" if dialect_name == "sqlite" else "%s"
     sets = []
     for number, name in enumerate(names, start=2):
         value = f"CAST(given.column{number} AS {jobs.c[name].type.compile(dialect)})"  # nulls alone would be text

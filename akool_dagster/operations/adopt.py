@@ -12,7 +12,7 @@ from akool_dagster.ledger.adoption import AdoptReport, FoundJob
 from akool_dagster.ledger.records import partition_time
 from akool_dagster.ledger.rows import chunks
 from akool_dagster.operations.findings import Finding, Level, named
-from akool_dagster.operations.found_jobs import UnusableRowError, found_job, shown_end
+from akool_dagster.operations.found_jobs import found_job, shown_end
 from akool_dagster.operations.landed_rows import TableRows, read_rows
 from akool_dagster.operations.partitions import Window, by_window, granularities
 from akool_dagster.storage import StorageError, StorageRoot
@@ -97,8 +97,8 @@ def adopt(
     account.adoption.land_everything_again()
     if plan.mark.granularity is not None:
         account.landings.settle_granularity(plan.mark.granularity)
-    account.landings.note_marked_root()
     write_mark(root, account.name, plan.mark)
+    account.landings.note_marked_root()
     return adoption.report
 
 
@@ -160,7 +160,7 @@ class _Adoption:
                 found = found_job(name, job_id, mine, window, self._used, now, self._also(job_id, window))
                 self.report.asked_again += shown_end(mine) is not None and found.job.settled_at is None
                 yield found
-            except (UnusableRowError, InvalidJobError) as error:
+            except (InvalidJobError, ValueError, TypeError, OverflowError) as error:
                 self._note(
                     f"Job {job_id[:80]!r} in the {next(iter(mine))} of {self._root.uri(self._account.name)} was left "
                     f"out: {error}.",

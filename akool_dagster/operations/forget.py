@@ -18,10 +18,8 @@ from akool_dagster.operations.partitions import Window, both_leases, by_window, 
 from akool_dagster.operations.video_files import recorded_file
 from akool_dagster.storage import StorageError, StorageRoot
 from akool_dagster.storage.marker import OwnershipError, ledger_command
-from akool_dagster.tables.files import TableFile, remove_rows, table_files
-
-_SUFFIXES = (".mp4", ".unverified", ".webp")
-"""What lies in a day's folder of one job: the video, what the verifier refused, and the poster."""
+from akool_dagster.tables.files import TableFile, remove_rows, table_files, table_paths
+from akool_dagster.videos.landing import FILE_ENDINGS
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,8 +42,6 @@ class _Place:
     """What one partition has of the jobs."""
 
     ids: set[str] = field(default_factory=set)
-    tables: dict[str, set[str]] = field(default_factory=dict)
-    """The jobs that have a row in a table's file, by the file's path."""
 
 
 def forget(account: AccountLedger, root: StorageRoot, job_ids: Iterable[str], *, clock: Clock) -> ForgetReport:
@@ -81,6 +77,7 @@ def forget(account: AccountLedger, root: StorageRoot, job_ids: Iterable[str], *,
     for window, place in sorted(places.items()):
         if place.ids:
             _remove(account, root, window, place, recorded, clock, report)
+    report.findings = list(dict.fromkeys(report.findings))  # a damaged file is met twice
     return report
 
 
@@ -100,7 +97,6 @@ def _look_into(
     rows = table.of(sorted(table.index.keys() & set(wanted)))
     if rows:
         place.ids.update(rows)
-        place.tables[file.relative] = set(rows)
         for job_id, row in rows.items():
             recorded[job_id].add(row.get("path") or "")
 
@@ -120,10 +116,16 @@ def _remove(
             for job_id in sorted(place.ids):
                 paths = _video_files(account.name, window, job_id, recorded[job_id])
                 report.files += sum(root.remove(path) for path in paths)
-            for relative, ids in place.tables.items():
+            # Every table, not those in which a row was seen: a run that ended meanwhile may have written one.
+            for relative in table_paths(account.name, window):
                 check()
-                report.rows += remove_rows(root, relative, ids, clock)
-                report.tables += 1
+                try:
+                    removed = remove_rows(root, relative, place.ids, clock)
+                except StorageError as error:
+                    report.findings.append(_left(str(error), "Bring the file back from a backup, or remove it."))
+                    continue
+                report.rows += removed
+                report.tables += bool(removed)
     except (StorageError, LeaseHeldError, LeaseLostError) as error:
         report.findings.append(_left(str(error), "Mend what the message says."))
 
@@ -137,7 +139,7 @@ def _video_files(account: str, window: Window, job_id: str, recorded: Collection
         for path in map(PurePosixPath, recorded)
         if path.parent.parent == folder and path.stem == job_id and path.parent.name != ".."
     }
-    return {f"{folder / one / job_id}{suffix}" for one in days for suffix in _SUFFIXES}
+    return {f"{folder / one / job_id}{suffix}" for one in days for suffix in FILE_ENDINGS}
 
 
 def _left(what: str, hint: str) -> Finding:

@@ -108,7 +108,9 @@ def _ended(job_id: str, end: JobState, rows: Mapping[str, Row], home: Window) ->
     }
     if end == JobState.FAILED:
         return values
-    state = VideoState(video.get("video_state") or VideoState.PENDING)
+    state = video.get("video_state") or VideoState.PENDING
+    if state not in set(VideoState):
+        raise UnusableRowError(f"its video_state is {state!r}")
     record = {name: value for name, value in video.items() if name not in _NOT_OF_THE_FILE}
     times = [time for time in (sent.get("create_time"), sent.get("update_time")) if time is not None]
     dies_at = min(max(times, default=settled_at), settled_at) + _URL_LIFETIME_MS

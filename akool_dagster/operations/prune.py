@@ -81,9 +81,10 @@ def prune(
 
 
 def _is_dirty(account: AccountLedger, window: Window, tables: Sequence[str]) -> bool:
-    others = [table for table in tables if table != VIDEOS]
-    dirty = account.landings.dirty(window[1] - window[0], others, videos=VIDEOS in tables)
-    return any(partition.partition_at == window[0] for partition in dirty)
+    landed = account.landings.landed(*window)
+    with account.landings.snapshot(*window) as snapshot:
+        asked = {table: snapshot.videos_version if table == VIDEOS else snapshot.tables_version for table in tables}
+    return any(version > landed.get((window[0], table), 0) for table, version in asked.items())
 
 
 def _read(root: StorageRoot, files: Sequence[TableFile], tables: Collection[str]) -> Mapping[str, TableRows | None]:

@@ -72,7 +72,7 @@ WORDS = {
     ),
     Concern.LOST_VIDEO: _Words(
         about="videos",
-        what="videos are lost: their URLs died before they could be stored",
+        what="videos are lost: no bytes could be had before their URLs died",
         hint="If a file may still be there: `akool-dagster track ID --again` tries once more. Else make it anew.",
         level=Level.NOTICE,
         why=lambda job: job.video_error,

@@ -13,8 +13,7 @@ OBSERVE_EVERY_MS = 600_000
 def next_observation(cursor: str | None, counts: Counts, now_ms: int) -> str | None:
     """Return the sensor's next cursor when the counts are to be observed now; None when they are not.
 
-    They are observed when they change. While a job or a video is pending they are observed every ten minutes too,
-    since its age grows.
+    They are observed when they change; while a job or a video is pending, every ten minutes, since its age grows.
     """
     digest = {
         "states": dict(counts.states),
@@ -27,7 +26,8 @@ def next_observation(cursor: str | None, counts: Counts, now_ms: int) -> str | N
     if last is not None:
         observed_at, observed = last
         in_flight = counts.pending or counts.videos.get(VideoState.PENDING, 0)
-        if 0 <= now_ms - observed_at < OBSERVE_EVERY_MS if in_flight else observed == digest:
+        is_recent = 0 <= now_ms - observed_at < OBSERVE_EVERY_MS
+        if is_recent if in_flight else observed == digest:
             return None
     return json.dumps({"observed_at": now_ms, "counts": digest})
 

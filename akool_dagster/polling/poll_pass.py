@@ -154,8 +154,9 @@ class _PollPass:
             self._poll()
             if self._barred is not None:
                 raise self._barred
-            self._record_doubtful()
             self._explain()
+            if not self._retry_ms:  # else they are due again when the others are
+                self._record_doubtful()
         finally:
             self._release()
         return replace(self._report, calls=self._api.calls - self._calls_before)

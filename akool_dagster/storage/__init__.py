@@ -6,12 +6,13 @@ from akool_dagster.storage.errors import (
     StorageFullError,
     UnsupportedStorageError,
 )
-from akool_dagster.storage.files import NOTHING, Found, OsFiles
+from akool_dagster.storage.files import NOTHING, STALE_SECONDS, Found, OsFiles
 from akool_dagster.storage.location import refuse_credentials
 from akool_dagster.storage.root import StorageRoot
 
 __all__ = [
     "NOTHING",
+    "STALE_SECONDS",
     "ChangedMeanwhileError",
     "Found",
     "OsFiles",

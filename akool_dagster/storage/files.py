@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+STALE_SECONDS = 3600.0
+"""The age at which nobody writes a temporary file any more: a killed run left the file.
+
+A download writes every half minute or is broken off. The lease of a run that does nothing ends after half this time,
+and a run looks at its lease before it publishes.
+"""
 PARTIAL_SUFFIX = ".partial"
 
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from akool_dagster.base.partitions import partition_window
+from akool_dagster.base.partitions import partition_file_key, partition_window
 from akool_dagster.clock import Clock
-from akool_dagster.storage import NOTHING, ChangedMeanwhileError, Found, StorageError, StorageRoot
+from akool_dagster.storage import NOTHING, STALE_SECONDS, ChangedMeanwhileError, Found, StorageError, StorageRoot
 from akool_dagster.tables.columns import TABLES
 from akool_dagster.tables.merge import Merge
 from akool_dagster.tables.spec import SPOOL_ROWS, TableSpec
@@ -25,8 +25,6 @@ _Result = TypeVar("_Result")
 SUFFIX = ".parquet"
 COMPRESSION = "zstd"
 ROW_GROUP_ROWS = 50_000
-STALE_SECONDS = 900.0
-"""A temporary file that nobody wrote to for so long was left by a killed run."""
 LOCK_SECONDS = 120.0
 """How long a run waits for another one that merges into the same file: longer than a merge of a full day takes."""
 TRIES = 5
@@ -73,6 +71,12 @@ def table_files(root: StorageRoot, account: str) -> list[TableFile]:
                     TableFile(table=table, key=key, relative=f"{account}/{table}/{name}", start=start, end=end)
                 )
     return sorted(found, key=lambda file: file.key)
+
+
+def table_paths(account: str, window: tuple[int, int]) -> list[str]:
+    """Return where the files of a partition are, one a table, given its first millisecond and that of the next."""
+    key = partition_file_key(window)
+    return [f"{account}/{table}/{key}{SUFFIX}" for table in TABLES]
 
 
 def land(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 
 from akool_dagster.api.client import AkoolClient
 from akool_dagster.api.models import is_usable_url, load_payload
 from akool_dagster.clock import Clock, Deadline
 from akool_dagster.http.addresses import AddressPolicy
-from akool_dagster.ledger import AccountLedger, JobForgottenError, VideoState
+from akool_dagster.ledger import AccountLedger, JobForgottenError, LeaseLostError, VideoState
 from akool_dagster.ledger.records import DueVideo, VideoFailure
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.fairness import GIVE_UP_AFTER
@@ -83,7 +83,7 @@ class VideoLanding:
             return VideoLandingReport()
         self._due = {video.job_id: video for video in due}
         self._log(f"{len(due)} videos are due.")
-        with closing(self._refresher):
+        with closing(self._refresher), self._without_forgotten():
             summary = fetch_videos(
                 [_request(video) for video in due],
                 root=self._root,
@@ -110,6 +110,16 @@ class VideoLanding:
             api_calls=self._refresher.calls,
             deferred=sum(summary.deferred.values()),
         )
+
+    @contextmanager
+    def _without_forgotten(self) -> Iterator[None]:
+        """Remove the files of forgotten jobs that were published while the lease was lost."""
+        try:
+            yield
+        except LeaseLostError:
+            for job_id in self._due.keys() & self._account.landings.forgotten():
+                remove_video(self._root, self._folder, job_id, self._due[job_id].partition_at)
+            raise
 
     def _show(self, progress: Progress) -> None:
         self._before_effect()
@@ -171,13 +181,10 @@ class VideoLanding:
         self._account.videos.fail(failure)
 
 
-def remove_video(root: StorageRoot, folder: str, job_id: str, partition_at: int) -> list[str]:
-    """Remove the files of a job that was forgotten, by `ledger forget` or while its download ended.
-
-    Returns the paths of the files that were there. Raises `StorageError`.
-    """
-    path = f"{folder}/{day_of(partition_at)}/{job_id}"
-    return [file for ending in FILE_ENDINGS if root.remove(file := path + ending)]
+def remove_video(root: StorageRoot, folder: str, job_id: str, partition_at: int) -> None:
+    """Remove the files of a job that was forgotten while its download ended. Raises `StorageError`."""
+    for ending in FILE_ENDINGS:
+        root.remove(f"{folder}/{day_of(partition_at)}/{job_id}{ending}")
 
 
 def _request(video: DueVideo) -> VideoRequest:

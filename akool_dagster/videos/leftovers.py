@@ -8,15 +8,8 @@ import zlib
 from collections.abc import Collection
 
 from akool_dagster.clock import Clock
-from akool_dagster.ledger.leases import IDLE_SECONDS
-from akool_dagster.storage import StorageError, StorageRoot
+from akool_dagster.storage import STALE_SECONDS, StorageError, StorageRoot
 
-STALE_SECONDS = 2 * IDLE_SECONDS
-"""Age at which nobody writes a file any more.
-
-A download writes every half minute or is broken off, and the lease of a run that does nothing ends after half this
-time; before it publishes, a run looks at its lease.
-"""
 MOST_FOLDERS = 8
 """How many day folders one run looks into, of perhaps hundreds."""
 

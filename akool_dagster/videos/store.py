@@ -165,6 +165,12 @@ class VideoStorer:
                 counts=not isinstance(error, RefusedFileError) or error.counts,
             )
 
+    def _remove_kept(self, relative: str) -> None:
+        try:
+            self._root.remove(kept_path(relative))
+        except StorageError as error:  # the video itself is safe
+            logger.warning("A refused file stays beside the verified video. %s", error)
+
     def _take_existing(self, request: VideoRequest) -> StoredVideo | None:
         relative = video_path(self._folder, request)
         verified = verify_stored(self._root, relative)
@@ -172,7 +178,7 @@ class VideoStorer:
             verified = take_kept(self._root, relative, self._before_publish)
         if verified is None:
             return None
-        self._root.remove(kept_path(relative))
+        self._remove_kept(relative)
         return StoredVideo(
             job_id=request.job_id,
             path=relative,
@@ -233,7 +239,7 @@ class VideoStorer:
                 facts = self._verify(request, path)
                 self._before_publish()
                 self._root.publish(path, relative)
-            self._root.remove(kept_path(relative))
+            self._remove_kept(relative)
         except NoRoomError:
             raise
         except StorageFullError as error:

@@ -11,9 +11,8 @@ from typing import BinaryIO
 import pytest
 
 from akool_dagster.ledger import TrackRequest, VideoState
-from akool_dagster.storage import OsFiles, StorageFullError, StorageRoot
+from akool_dagster.storage import STALE_SECONDS, OsFiles, StorageFullError, StorageRoot
 from akool_dagster.videos.landing import VideoLandingReport
-from akool_dagster.videos.leftovers import STALE_SECONDS
 from akool_dagster.videos.refresh import GIVE_UP_AFTER
 from akool_dagster.videos.schedule import FEWEST_ATTEMPTS, FINAL_ATTEMPTS, GRACE_MS
 from tests.integration.video_landings import DAY, FAILED_JOB, IDS, PRIVATE_JOB, Landing, path_of

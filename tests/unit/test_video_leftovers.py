@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from akool_dagster.http.bounds import LowSpeedLimit
 from akool_dagster.ledger.leases import IDLE_SECONDS
 from akool_dagster.ledger.records import LEASE_MS
-from akool_dagster.storage import StorageRoot
-from akool_dagster.videos.leftovers import MOST_FOLDERS, STALE_SECONDS, folders_to_clean, remove_leftovers
+from akool_dagster.storage import STALE_SECONDS, StorageRoot
+from akool_dagster.videos.leftovers import MOST_FOLDERS, folders_to_clean, remove_leftovers
 from tests.clock import FakeClock
 
 FOLDER = "akool/videos"

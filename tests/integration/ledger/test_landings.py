@@ -56,6 +56,7 @@ ASKS: dict[str, tuple[Change, bool, bool]] = {
     "a stored video": (lambda account, clock: account.videos.store("done", {}), False, True),
     "a lost video": (lambda account, clock: fail(account, "done"), False, True),
     "an unverified video": (lambda account, clock: fail(account, "done", VideoState.UNVERIFIED), False, True),
+    "forgotten": (lambda account, clock: account.pruning.forget(["a", "unknown"]), True, True),
     "a video tried once more": (lambda account, clock: track(account, "lost", again=True), False, True),
 }
 SHOWN_ONLY: dict[str, Change] = {
@@ -64,7 +65,6 @@ SHOWN_ONLY: dict[str, Change] = {
     "an unknown status": lambda account, clock: record(account, answered("a", 42)),
     "an attempt to download": lambda account, clock: fail(account, "done", VideoState.PENDING, next_at=NOW),
     "a new URL": lambda account, clock: account.videos.keep_url("done", "https://cdn.example/2.mp4", NOW),
-    "forgotten": lambda account, clock: account.pruning.forget(["a", "unknown"]),
 }
 NOT_SHOWN: dict[str, Change] = {
     "the same status again": lambda account, clock: record(account, answered("a", 1, payload='{"prompt":"new"}')),

@@ -213,7 +213,7 @@ def test_jobs_that_wait_or_call_for_somebody_are_said_with_the_way_out(
         "not returned, or refused, when last asked for: missed",
         "jobs are missing: Akool stopped returning them: gone",
         "refused by the verifier; what Akool served is kept beside the videos as <_id>.unverified: unverified",
-        "lost: their URLs died before they could be stored: lost (404)",
+        "lost: no bytes could be had before their URLs died: lost (404)",
         "their URLs die within a day or have died: expiring",
         "asked not to be called for another 10 minutes",
     ):
