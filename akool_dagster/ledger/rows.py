@@ -94,7 +94,7 @@ def update_locked_jobs(
 
 
 _DIALECTS: Mapping[str, sa.Dialect] = {
-    "sqlite": sqlite.dialect(),  # type: ignore[no-untyped-call]
+    "sqlite": sqlite.dialect(),
     "postgresql": postgresql.dialect(),  # type: ignore[no-untyped-call]
 }
 

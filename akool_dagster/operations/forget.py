@@ -92,7 +92,7 @@ def _look_into(
     try:
         table = read_rows(root, file, ["path"])
     except StorageError as error:
-        report.findings.append(_left(str(error), "Bring the file back from a backup, or remove it."))
+        report.findings.append(_left(str(error), "Mend what it says, or bring the file back from a backup."))
         return
     rows = table.of(sorted(table.index.keys() & set(wanted)))
     if rows:
@@ -122,7 +122,9 @@ def _remove(
                 try:
                     removed = remove_rows(root, relative, place.ids, clock)
                 except StorageError as error:
-                    report.findings.append(_left(str(error), "Bring the file back from a backup, or remove it."))
+                    report.findings.append(
+                        _left(str(error), "Mend what it says, or bring the file back from a backup.")
+                    )
                     continue
                 report.rows += removed
                 report.tables += bool(removed)

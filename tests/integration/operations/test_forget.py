@@ -113,7 +113,7 @@ def test_a_crash_at_any_removal_is_finished_by_running_it_again(
 
     report = forgotten(landed, StorageRoot(root.uri(), files=FullDisk()), clock, A)
     assert "the disk is gone" in problems(report.findings)
-    assert rows_with(root, A) == ["durations", "statuses", "videos"]
+    assert rows_with(root, A) == ["durations"]
     assert jobs_of(landed.account("akool"))[A].state == "forgotten"
     assert forgotten(landed, root, clock, A).findings == []
     assert_forgotten(landed, root)
