@@ -15,6 +15,8 @@ PARTITION_TAG = "dagster/partition"
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 """Run monitoring ends a run that goes on for longer than these seconds."""
 FAILURE_REASON_TAG = "dagster/failure_reason"
+OWN_FAILURES = frozenset({"STEP_FAILURE", "RUN_EXCEPTION", "JOB_INITIALIZATION_FAILURE"})
+"""The reasons that a run gives itself as it fails. Whoever finds a killed run fails it without one of these."""
 
 _STAGES = {
     dg.DagsterRunStatus.QUEUED: RunStage.QUEUED,
@@ -67,7 +69,7 @@ def run_facts(record: dg.RunRecord) -> RunFacts:
     if record.end_time is not None:
         ended_at = _ms(record.end_time)
     stage = _STAGES.get(record.dagster_run.status, RunStage.UNFINISHED)
-    if stage == RunStage.FAILED and _was_ended_by_monitoring(record):
+    if record.dagster_run.status == dg.DagsterRunStatus.FAILURE and _was_killed(record):
         stage = RunStage.DIED
     return RunFacts(
         run_id=record.dagster_run.run_id,
@@ -79,12 +81,12 @@ def run_facts(record: dg.RunRecord) -> RunFacts:
     )
 
 
-def _was_ended_by_monitoring(record: dg.RunRecord) -> bool:
-    tags = record.dagster_run.tags
-    if record.start_time is None or record.end_time is None:
-        return tags.get(FAILURE_REASON_TAG) == "START_TIMEOUT"
-    longest = tags.get(MAX_RUNTIME_TAG, "")
-    return longest.isdecimal() and record.end_time - record.start_time > int(longest)
+def _was_killed(record: dg.RunRecord) -> bool:
+    """Return whether a failed run was ended from outside: by a signal, or by run monitoring for its start or length."""
+    reason = record.dagster_run.tags.get(FAILURE_REASON_TAG)
+    if record.start_time is None:
+        return reason == "START_TIMEOUT"  # else its launch failed
+    return reason not in OWN_FAILURES
 
 
 def _ms(seconds: float) -> int:

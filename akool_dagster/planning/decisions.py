@@ -40,7 +40,7 @@ class RunStage(StrEnum):
     UNFINISHED = "unfinished"  # launched, as Dagster shows it; a killed run stays so for ever
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    DIED = "died"  # ended by Dagster's run monitoring: it never started, or passed its longest time
+    DIED = "died"  # killed: ended by a signal, or by run monitoring since it never started or passed its longest time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

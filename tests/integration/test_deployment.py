@@ -137,6 +137,18 @@ def test_a_table_that_is_switched_on_later_lands_its_past(deployment: Deployment
     assert [row["_id"] for row in deployment.rows("durations")] == [job_id]
 
 
+def test_runs_that_fail_by_themselves_are_asked_for_less_and_less_often(deployment: Deployment) -> None:
+    deployment.rebuild(videos=False)
+    deployment.emulator.add_job(emulated(object_id(NOON)))
+    deployment.track(object_id(NOON))
+    (request,) = deployment.tick().requests
+    (deployment.root / "akool").mkdir(parents=True)
+    (deployment.root / "akool" / "ledger.json").write_text('{"ledger": "another"}')
+    for _ in range(2):
+        assert "belongs to ledger another" in failure_of(deployment.run(request))
+    assert "after 2 failed runs" in deployment.tick().message
+
+
 def test_a_job_tracked_under_a_clock_that_went_ahead_is_shown_and_its_video_is_stored(deployment: Deployment) -> None:
     job_id = object_id(int(time.time()) + 50 * DAY_SECONDS)  # from later still: the moment it is tracked at decides
     deployment.emulator.add_job(emulated(job_id))

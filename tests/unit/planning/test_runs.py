@@ -68,7 +68,7 @@ def test_a_run_is_launched_when_it_starts_or_else_when_it_left_the_queue(
     ],
 )
 def test_a_run_that_has_ended_says_how_and_when(status: dg.DagsterRunStatus, stage: RunStage) -> None:
-    run = facts(status, started=10, ended=20.5)
+    run = facts(status, started=10, ended=20.5, tags={"dagster/failure_reason": "STEP_FAILURE"})
     assert (run.stage, run.started_at, run.ended_at) == (stage, (CREATED + 10) * 1000, (CREATED + 20.5) * 1000)
 
 
@@ -77,12 +77,13 @@ def test_a_run_that_has_ended_says_how_and_when(status: dg.DagsterRunStatus, sta
     [
         ({"ended": 185, "tags": {"dagster/failure_reason": "START_TIMEOUT"}}, RunStage.DIED),
         ({"ended": 185}, RunStage.FAILED),  # it could not be launched
+        ({"started": 10, "ended": 20}, RunStage.DIED),  # a signal ended it
+        ({"started": 10, "ended": 20, "tags": {"dagster/failure_reason": "RUN_WORKER_RESTART"}}, RunStage.DIED),
+        ({"started": 10, "ended": 20, "tags": {"dagster/failure_reason": "STEP_FAILURE"}}, RunStage.FAILED),
         ({"started": 10, "ended": 3611, "tags": {MAX_RUNTIME_TAG: "3600"}}, RunStage.DIED),
-        ({"started": 10, "ended": 3609, "tags": {MAX_RUNTIME_TAG: "3600"}}, RunStage.FAILED),
-        ({"started": 10, "ended": 99_999, "tags": {MAX_RUNTIME_TAG: "long"}}, RunStage.FAILED),
     ],
 )
-def test_a_run_that_monitoring_has_ended_died(run: dict[str, Any], stage: RunStage) -> None:
+def test_a_run_that_was_killed_died_and_one_that_says_why_failed(run: dict[str, Any], stage: RunStage) -> None:
     assert facts(Status.FAILURE, **run).stage == stage
 
 
