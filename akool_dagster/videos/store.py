@@ -6,7 +6,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
@@ -136,7 +136,7 @@ class VideoStorer:
         Raises `StorageError`, and whatever ``before_publish`` does: those concern every video.
         """
         if there := self._take_existing(request):
-            return there
+            return there if request.source_url else self._with_url(there, request, bounds)
         url, refreshed = request.source_url, None
         try:
             try:
@@ -164,6 +164,14 @@ class VideoStorer:
                 kept=self._kept(request),
                 counts=not isinstance(error, RefusedFileError) or error.counts,
             )
+
+    def _with_url(self, stored: StoredVideo, request: VideoRequest, bounds: Bounds) -> StoredVideo:
+        """Ask Akool for the URL of a video that is there, since the job's row shows none; the video is safe anyway."""
+        try:
+            refreshed = self._refreshed(request, bounds)
+        except VideoError:
+            return stored
+        return replace(stored, source_url=refreshed.url or "", refreshed=refreshed)
 
     def _remove_kept(self, relative: str) -> None:
         try:

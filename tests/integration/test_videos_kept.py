@@ -75,10 +75,12 @@ def test_a_whole_video_that_is_there_is_taken_without_a_download(
     assert (server.requests, fetch.refreshed) == ([], [])
 
 
-def test_a_video_that_is_there_needs_no_url(fetch: Fetch, root: StorageRoot) -> None:
+def test_a_video_that_is_there_needs_no_url_and_akool_is_asked_for_the_one_that_the_row_lacks(
+    fetch: Fetch, root: StorageRoot, server: VideoServer
+) -> None:
     put(root, STORED, WHOLE)
     fetch(requested("job", ""))
-    assert fetch.stored("job").source_url == ""
+    assert (fetch.stored("job").source_url, fetch.refreshed, server.requests) == ("", ["job"], [])
 
 
 @pytest.mark.parametrize("place", [STORED, KEPT])

@@ -107,6 +107,16 @@ def test_a_new_address_is_used_and_kept(land: Landing) -> None:
     assert after.version > before.version
 
 
+def test_a_video_that_a_killed_run_published_without_a_known_url_gets_the_url_into_its_row(land: Landing) -> None:
+    land.complete(IDS[0], None)
+    published = Path(land.root.uri(path_of(IDS[0])))
+    published.parent.mkdir(parents=True)
+    published.write_bytes(land.emulator.video_bytes(IDS[0]))
+    assert land().stored == 1
+    assert {request.endpoint for request in land.emulator.journal.requests} == {"resultsByIds"}
+    assert json.loads(land.jobs[IDS[0]].payload or "")["video_url"].startswith(f"{land.emulator.base_url}/cdn/1")
+
+
 def test_one_client_asks_for_all_addresses_and_is_closed(land: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[AkoolClient] = []
     close = AkoolClient.close
