@@ -137,7 +137,7 @@ def _settled_jobs(starts: Sequence[int]) -> Iterator[Job]:
 def _note_landings(folder: Path, starts: Sequence[int]) -> None:
     with closing(sqlite3.connect(ledger_file(folder))) as connection, connection:
         connection.executemany(
-            f"INSERT INTO {hours.name} (account, hour_at, tables_version, videos_version) VALUES (?, ?, 1, 1)",  # noqa: S608
+            f"INSERT OR REPLACE INTO {hours.name} VALUES (?, ?, 1, 1)",  # noqa: S608
             ((ACCOUNT, start) for start in starts),
         )
         connection.executemany(
