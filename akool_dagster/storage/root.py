@@ -108,8 +108,8 @@ class StorageRoot:
     def local_copy(self, relative: str) -> Iterator[tuple[BinaryIO, Found] | None]:
         """Give an open file with the content that `Found` names, or None when nothing is there.
 
-        Of a local root it is the file itself. Of a remote one it is a temporary copy of one version of the object,
-        made in parts of 8 MiB. Raises `ChangedMeanwhileError` for an object that is replaced all the time.
+        A local root gives the file itself. A remote root gives a temporary copy of one version of the object, made in
+        parts of 8 MiB. Raises `ChangedMeanwhileError` for an object that is replaced all the time.
         """
         with ExitStack() as stack:
             with self._explained("read", relative):
