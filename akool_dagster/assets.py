@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from akool_dagster.base.clock import Clock, SystemClock
 from akool_dagster.base.names import AccountNames
 from akool_dagster.base.partitions import PartitionGrid
-from akool_dagster.clock import Clock, SystemClock
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.io_manager import TABLE_METADATA, ParquetIOManager
 from akool_dagster.ledger import AccountLedger, HeldLease, LandingKind

@@ -13,9 +13,9 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 from akool_dagster import __version__
 from akool_dagster.accounts import check_account
 from akool_dagster.assets import build_jobs_asset, build_tables_asset, build_videos_asset
+from akool_dagster.base.clock import Clock
 from akool_dagster.base.names import AccountNames
 from akool_dagster.base.partitions import Granularity, PartitionGrid
-from akool_dagster.clock import Clock
 from akool_dagster.io_manager import ParquetIOManager
 from akool_dagster.ledger import LandingKind
 from akool_dagster.polling.poll_pass import DEFAULT_CONCURRENT_REQUESTS, DEFAULT_IDS_PER_REQUEST

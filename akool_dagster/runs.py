@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.planning.decisions import RunFacts, RunStage
 
 RUNS_LOOKED_AT = 6

@@ -9,9 +9,9 @@ from typing import Any
 
 import dagster as dg
 
+from akool_dagster.base.clock import Clock, Deadline, SystemClock
 from akool_dagster.base.names import AccountNames
 from akool_dagster.base.partitions import PartitionGrid
-from akool_dagster.clock import Clock, Deadline, SystemClock
 from akool_dagster.ledger import AccountLedger, Counts, LandingKind, LedgerMissingError
 from akool_dagster.planning.decisions import (
     REQUESTS_PER_TICK,

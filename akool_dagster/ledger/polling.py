@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.records import ClaimedJob, JobState, Observation, RecordReport
 from akool_dagster.ledger.rows import ask_for_landing, chunks, next_version, update_locked_jobs, update_of

@@ -17,7 +17,7 @@ from akool_dagster.api.errors import (
     AkoolThrottledError,
 )
 from akool_dagster.api.models import ResultsAnswer
-from akool_dagster.clock import Clock, Deadline
+from akool_dagster.base.clock import Clock, Deadline
 from akool_dagster.ledger import (
     AccountLedger,
     Answered,

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from akool_dagster.assets import build_tables_asset
+from akool_dagster.base.clock import SystemClock
 from akool_dagster.base.names import AccountNames
 from akool_dagster.base.partitions import Granularity
-from akool_dagster.clock import SystemClock
 from akool_dagster.io_manager import ParquetIOManager
 from akool_dagster.ledger import AccountLedger, JobLedger, LandingKind
 from akool_dagster.resources import JobLedgerResource
