@@ -26,7 +26,7 @@ from pydantic import (
 from akool_dagster.api.cleaning import clean_row, storable_text
 from akool_dagster.api.errors import AkoolResponseError
 from akool_dagster.api.json_text import decode_json, encode_json
-from akool_dagster.job_ids import normalise_id
+from akool_dagster.base.job_ids import normalise_id
 
 VIDEO_LIFETIME_MS = 7 * 24 * 3600 * 1000  # documented: "valid for 7 days"; from when is not, so from the latest known
 

@@ -23,7 +23,7 @@ from akool_dagster.api.models import (
     load_payload,
     parse_results,
 )
-from akool_dagster.job_ids import normalise_id
+from akool_dagster.base.job_ids import normalise_id
 
 DATA = Path(__file__).parents[2] / "data"
 ID = "6891abe782f7cd2a890c44ba"
