@@ -11,8 +11,8 @@ import dagster as dg
 from dagster_shared.libraries import DagsterLibraryRegistry
 
 from akool_dagster import __version__
-from akool_dagster.accounts import check_account
 from akool_dagster.assets import build_jobs_asset, build_tables_asset, build_videos_asset
+from akool_dagster.base.accounts import check_account
 from akool_dagster.base.clock import Clock
 from akool_dagster.base.names import AccountNames
 from akool_dagster.base.partitions import Granularity, PartitionGrid
