@@ -80,7 +80,7 @@ def test_a_tick_says_what_it_polled_and_what_is_in_flight(deployment: Deployment
     deployment.emulator.add_job(emulated(processing, processing_polls=99))
     deployment.track(queueing, processing)
     message = deployment.tick().message
-    assert "polled 2 ids in 1 call: none ended" in message
+    assert "2 ids polled in 1 call: none ended" in message
     assert "2 jobs pending (1 processing, 1 queueing)" in message
 
 
@@ -205,7 +205,6 @@ def test_a_materialisation_carries_small_numbers(deployment: Deployment) -> None
     videos = deployment.metadata("videos", day)
     assert videos["akool/videos_stored"] == videos["akool/downloaded"] == 2
     assert videos["akool/bytes"] == sum(row["bytes"] or 0 for row in deployment.rows("videos"))
-    assert videos["akool/api_calls"] == 0
 
 
 def test_the_observation_of_the_jobs_carries_the_counts_once_per_change(deployment: Deployment) -> None:
