@@ -103,6 +103,6 @@ def test_a_cursor_that_cannot_be_read_counts_as_none(cursor: str, states: dict[s
 
 def test_an_observation_has_a_number_for_every_state() -> None:
     metadata = observation_metadata(counts(states={"pending": 2}, oldest_pending_ms=1500, videos={"unverified": 3}))
-    expected = {"jobs_pending": 2, "jobs_missing": 0, "videos_pending": 0, "videos_unverified": 3}
+    expected: dict[str, float] = {"jobs_pending": 2, "jobs_missing": 0, "videos_pending": 0, "videos_unverified": 3}
     expected["oldest_pending_seconds"] = 1.5
     assert metadata | {f"akool/{name}": number for name, number in expected.items()} == metadata
