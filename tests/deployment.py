@@ -75,6 +75,12 @@ class Deployment:
         }
         self.defs = build_akool_definitions(self.prefix, **usual | self.options)
 
+    def add(self, *job_ids: str, **fields: Any) -> None:
+        """Track jobs that have ended at Akool by the first poll."""
+        for job_id in job_ids:
+            self.emulator.add_job(emulated(job_id, **fields))
+        self.track(*job_ids)
+
     def track(self, *job_ids: str, **labels: str) -> None:
         with JobLedger.create(self.ledger_url) as ledger:
             ledger.account(self.prefix).track([TrackRequest(job_id=job_id, labels=labels) for job_id in job_ids])
