@@ -310,7 +310,6 @@ def test_an_object_id_is_matched_in_any_case_and_other_ids_exactly() -> None:
     answer = parse_results(envelope({"_id": ID.upper(), "status": 1}, {"_id": "JOB"}), [ID, "job"])
     assert answer.rows[ID].job_id == ID
     assert answer.missing == ("job",)
-    assert parse_results(envelope({"_id": ID}), [ID.upper()]).rows[ID].job_id == ID
     assert normalise_id(f" {ID.upper()}\n") == ID
 
 
