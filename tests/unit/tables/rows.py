@@ -27,7 +27,7 @@ _VERSIONS = st.integers(0, 5)
 
 
 def row_of(spec: TableSpec, identifier: str | None, *, version: int | None, state: str | None = None) -> Row:
-    column = spec.progress[0] if spec.progress else TEXT[spec.name]
+    column = spec.progress[0] if spec.progress[1] else TEXT[spec.name]
     return {"_id": identifier, "version": version, column: state, TEXT[spec.name]: f"{version} {state}"}
 
 
@@ -44,7 +44,7 @@ def rank(spec: TableSpec, row: Row) -> tuple[int, int]:
         "statuses": {JobState.COMPLETED: 1, JobState.FAILED: 1},
         "videos": {VideoState.STORED: 2, VideoState.UNVERIFIED: 1},
     }
-    return ranks[spec.name].get(row[spec.progress[0]], 0) if spec.progress else 0, row["version"] or 0
+    return ranks[spec.name].get(row[spec.progress[0]], 0) if spec.progress[1] else 0, row["version"] or 0
 
 
 def merged(spec: TableSpec, ledger: Side, file: Side) -> Side:

@@ -41,7 +41,7 @@ def test_of_two_rows_the_further_one_stays_whole_however_the_sides_are_cut_into_
     assert found.equals(table_of(spec, expected.values()))
     carried = [row for one, row in theirs.items() if one not in ours and one not in forgotten]
     assert merge.carried_over == len(carried)
-    column = spec.progress[0] if spec.progress else "_id"
+    column = spec.progress[0]
     assert merge.carried_over_not_ended == sum(row[column] in spec.open for row in carried)
 
 
