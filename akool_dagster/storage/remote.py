@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
@@ -73,12 +73,12 @@ class RemoteFiles:
             raise
 
     @contextmanager
-    def local_copy(self, relative: str) -> Iterator[tuple[IO[bytes], Found]]:
+    def local_copy(self, relative: str) -> Iterator[tuple[BinaryIO, Found]]:
         """Copy an object, all of one version of it, to a temporary file, which no killed process leaves behind."""
         with tempfile.TemporaryFile(prefix=self.temporary_prefix) as file:
-            found = self._download(relative, file)
+            found = self._download(relative, cast(BinaryIO, file))
             file.seek(0)
-            yield file, found
+            yield cast(BinaryIO, file), found
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the objects right below a path."""
@@ -179,7 +179,7 @@ class RemoteFiles:
             rest = rest[len(part) :]
         return True
 
-    def _download(self, relative: str, file: IO[bytes]) -> Found:
+    def _download(self, relative: str, file: BinaryIO) -> Found:
         for _ in range(TRIES):
             found = self.look(relative)
             file.seek(0)

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
 
 from akool_dagster.clock import Clock
 from akool_dagster.storage.errors import (
@@ -96,7 +96,7 @@ class StorageRoot:
         return self._asked("read", relative, self._kept.read, None)
 
     @contextmanager
-    def local_copy(self, relative: str) -> Iterator[tuple[IO[bytes], Found] | None]:
+    def local_copy(self, relative: str) -> Iterator[tuple[BinaryIO, Found] | None]:
         """Give an open file with the content that `Found` names, or None when nothing is there.
 
         A local root gives the file itself. A remote root gives a temporary copy of one version of the object, made in

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -192,7 +192,7 @@ class Summary:
 class _ParquetFile:
     """A table's file, open for reading by batches."""
 
-    def __init__(self, root: StorageRoot, relative: str, content: IO[bytes]) -> None:
+    def __init__(self, root: StorageRoot, relative: str, content: BinaryIO) -> None:
         self._root = root
         self._relative = relative
         with _explained(root, relative):

@@ -5,12 +5,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akool_dagster.tables import TABLES, TableSpec
 from akool_dagster.tables.merge import Merge, UnorderedRowsError
 from tests.integration.tables.helpers import table_of
+from tests.thoroughness import thorough
 from tests.unit.tables.rows import Side, merged, row_of, sides
 
 SPECS = st.sampled_from(["results", "statuses", "videos"]).map(lambda name: TABLES[name])
@@ -24,6 +25,7 @@ def cut(table: pa.Table, lengths: Sequence[int]) -> Iterator[pa.RecordBatch]:
         start += length
 
 
+@settings(max_examples=thorough(40, 1000))
 @given(st.data())
 def test_of_two_rows_the_further_one_stays_whole_however_the_sides_are_cut_into_batches(data: st.DataObject) -> None:
     spec = data.draw(SPECS)
