@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -170,23 +169,6 @@ def test_an_object_of_another_size_does_not_count_as_uploaded(object_store: Obje
     object_store.break_("HeadObject", tell_another_size)
     with pytest.raises(StorageError, match=f"{len(SMALL) - 1} bytes are there after an upload of {len(SMALL)}"):
         put(root, SMALL)
-
-
-def test_eight_threads_share_a_root(object_store: ObjectStore, root: StorageRoot) -> None:
-    files = {f"akool/videos/{number}.mp4": os.urandom((200_000 if number < 2 else 10) + number) for number in range(24)}
-    start = threading.Barrier(8)
-
-    def work(names: list[str]) -> None:
-        start.wait()
-        for name in names:
-            put(root, files[name], name)
-            assert root.read_bytes(name) == files[name]
-
-    with ThreadPoolExecutor(8) as pool:
-        for done in [pool.submit(work, list(files)[thread::8]) for thread in range(8)]:
-            done.result()
-    assert object_store.objects() == files | {RELATIVE: OLD}
-    assert object_store.unfinished_uploads() == []
 
 
 # What is put over what

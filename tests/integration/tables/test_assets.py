@@ -22,6 +22,7 @@ from akool_dagster.storage import StorageRoot
 from akool_dagster.tables import RESULT_TABLES, TABLES
 from akool_dagster.tables.files import land
 from tests.clock import FakeClock
+from tests.deployment import failure_of
 from tests.integration.tables.helpers import ACCOUNT, DAY, create_ledger, job_id, settle, table_of
 from tests.landed_tables import grid_of, rows_of
 
@@ -101,21 +102,9 @@ def home(tmp_path: Path, clock: FakeClock, instance: dg.DagsterInstance) -> Iter
         yield home
 
 
-def failure_of(result: Any) -> str:
-    """Return why a run failed, in the words that the UI shows."""
-    assert not result.success
-    texts = []
-    for event in result.all_events:
-        data = event.event_specific_data
-        failure, error = getattr(data, "user_failure_data", None), getattr(data, "error", None)
-        texts += [getattr(failure, "description", None) or "", getattr(error, "message", None) or ""]
-    return " ".join(texts)
-
-
 def metadata_of(result: Any, name: str) -> dict[str, Any]:
-    (event,) = result.asset_materializations_for_node(f"{ACCOUNT}_results_tables")[list(RESULT_TABLES).index(name) :][
-        :1
-    ]
+    events = result.asset_materializations_for_node(f"{ACCOUNT}_results_tables")
+    (event,) = (event for event in events if event.asset_key.path[-1] == name)
     return {key: value.value for key, value in event.metadata.items()}
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from akool_dagster import TABLES, ParquetIOManager
 from akool_dagster.io_manager import TABLE_METADATA
+from tests.deployment import failure_of
 
 DAYS = dg.DailyPartitionsDefinition("2026-03-01", end_date="2026-03-05")
 
@@ -76,11 +77,6 @@ def copied(sales: pa.Table) -> pa.Table:
     return sales
 
 
-def failures_of(result: dg.ExecuteInProcessResult) -> str:
-    assert not result.success
-    return " ".join(str(event) for event in result.all_events if event.is_failure)
-
-
 def test_an_input_annotated_as_arrow_table_is_one_and_a_table_is_stored_as_it_is(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
@@ -95,7 +91,7 @@ def test_a_partition_that_has_not_landed_or_is_no_parquet_is_an_error_with_the_w
     (tmp_path / "sales").mkdir()
     (tmp_path / "sales/2026-03-01.parquet").write_text("<html>")
     for day, words in {"2026-03-01": "move it away", "2026-03-04": "Materialize it first"}.items():
-        failures = failures_of(run(instance, tmp_path, [sales, copied], "copied", day))
+        failures = failure_of(run(instance, tmp_path, [sales, copied], "copied", day))
         assert f"{day}.parquet" in failures and words in failures
 
 
@@ -209,4 +205,4 @@ def test_partitions_with_different_types_are_read_as_one_table_or_refused_in_a_s
         assert result.success
         assert seen[0].column("n").to_pylist() == together
     else:
-        assert "The partitions of sales do not go into one table: " in failures_of(result)
+        assert "The partitions of sales do not go into one table: " in failure_of(result)
