@@ -75,7 +75,7 @@ def test_landings_of_any_ledgers_in_any_order_and_again_end_in_the_same_table(
     spec = data.draw(st.sampled_from(["results", "statuses", "videos"]).map(lambda name: TABLES[name]))
     # No two ledgers give one version: versions follow the clock.
     ledgers = [data.draw(sides(spec, st.sampled_from(range(number, 60, 10)))) for number in range(4)]
-    stale = {one: row for one, row in ledgers[0].items() if one < "e"}  # a backup: the same versions, fewer rows
+    stale = {one: row for one, row in ledgers[0].items() if one < "d"}  # a backup: the same versions, fewer rows
     folder = tmp_path_factory.mktemp("root")
     root, file = StorageRoot(str(folder), files=Hasty()), folder / f"{ACCOUNT}/{spec.name}/{DAY}.parquet"
     before: Side = {}

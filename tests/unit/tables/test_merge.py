@@ -12,7 +12,7 @@ from akool_dagster.tables import TABLES, TableSpec
 from akool_dagster.tables.merge import Merge, UnorderedRowsError
 from tests.integration.tables.helpers import table_of
 from tests.thoroughness import thorough
-from tests.unit.tables.rows import Side, merged, row_of, sides
+from tests.unit.tables.rows import IDS, Side, merged, row_of, sides
 
 SPECS = st.sampled_from(["results", "statuses", "videos"]).map(lambda name: TABLES[name])
 
@@ -25,12 +25,12 @@ def cut(table: pa.Table, lengths: Sequence[int]) -> Iterator[pa.RecordBatch]:
         start += length
 
 
-@settings(max_examples=thorough(40, 1000))
+@settings(max_examples=thorough(60, 1000))
 @given(st.data())
 def test_of_two_rows_the_further_one_stays_whole_however_the_sides_are_cut_into_batches(data: st.DataObject) -> None:
     spec = data.draw(SPECS)
     ours, theirs = data.draw(sides(spec)), data.draw(sides(spec))
-    forgotten = data.draw(st.sets(st.sampled_from("abcdefgh"), max_size=2))
+    forgotten = data.draw(st.sets(st.sampled_from(IDS), max_size=2))
     lengths = st.lists(st.integers(0, 3), max_size=4)
     merge = Merge(
         spec,
