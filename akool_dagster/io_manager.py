@@ -9,15 +9,14 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 from akool_dagster.base.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
-from akool_dagster.storage import STALE_SECONDS, StorageError, StorageRoot, refuse_credentials
+from akool_dagster.storage import StorageError, StorageRoot, refuse_credentials
 from akool_dagster.storage.marker import ledger_command
 from akool_dagster.tables.columns import TABLES
-from akool_dagster.tables.files import COMPRESSION, LandedTable, land, read_table
+from akool_dagster.tables.files import LandedTable, land, read_table, write_table
 from akool_dagster.tables.spool import SpooledTable
 
 _HOURLY_KEY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]{2}:[0-9]{2}")
@@ -61,7 +60,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             if isinstance(obj, SpooledTable):
                 landed = land(root, relative, obj.spec, obj, obj.forgotten, SystemClock())
             else:
-                landed = _write(root, relative, _arrow_table(obj))
+                landed = write_table(root, relative, _arrow_table(obj), SystemClock())
         except AkoolDagsterError as error:
             raise dg.Failure(description=str(error)) from error
         context.add_output_metadata(
@@ -105,20 +104,6 @@ class ParquetIOManager(dg.ConfigurableIOManager):
                 + f": there is no {root.uri(paths[0]) if paths else 'partition'}. Materialize it first."
             )
         return schema.empty_table()
-
-
-def _write(root: StorageRoot, relative: str, table: pa.Table) -> LandedTable:
-    if "/" in relative:
-        root.remove_stale_temporaries(relative.rpartition("/")[0], STALE_SECONDS, SystemClock())
-    with root.temporary(relative) as file:
-        try:
-            with root.files.open(file, "xb") as sink:
-                pq.write_table(table, sink, compression=COMPRESSION)
-        except pa.ArrowException as error:
-            raise StorageError(f"Cannot write {root.uri(relative)}: {error}") from error
-        size = file.stat().st_size
-        root.publish(file, relative)
-    return LandedTable(rows=table.num_rows, bytes=size)
 
 
 def _landing_metadata(landed: LandedTable, account: str) -> dict[str, int | float | str]:

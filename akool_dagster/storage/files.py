@@ -1,4 +1,4 @@
-"""The calls to the operating system, and what a look at a file tells."""
+"""What both kinds of storage root share: what a look at a file tells, and the calls to the operating system."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class OsFiles:
         source.replace(target)
 
     def link(self, source: Path, target: Path) -> None:
-        """Give a file a second name. Raises `FileExistsError` when something has it already."""
+        """Give a file a second name. Raises `FileExistsError` when a file has that name already."""
         target.hardlink_to(source)
 
     def free_bytes(self, folder: Path) -> int | None:
-        """Return what is free for us on a folder's file system, also of a folder still to be made.
+        """Return the free bytes for us on a folder's file system, also of a folder still to be made.
 
         None when the file system does not say, as some that are no disks. No file system tells of quotas.
         """

@@ -1,22 +1,26 @@
-"""Files of a storage root on a local disk."""
+"""Files of a storage root on a local disk: durable renames, and locks between processes."""
 
 from __future__ import annotations
 
 import errno
 import os
-import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from akool_dagster.base.clock import Clock
-from akool_dagster.storage.errors import ChangedMeanwhileError, StorageError
-from akool_dagster.storage.files import NOTHING, PARTIAL_SUFFIX, Found, OsFiles
-from akool_dagster.storage.lock import locked
+from filelock import FileLock, Timeout
 
-#: What a file system answers that has no hard links, or no more for that file.
+from akool_dagster.base.clock import Clock, Deadline
+from akool_dagster.storage.errors import ChangedMeanwhileError, StorageError, UnsupportedStorageError
+from akool_dagster.storage.files import NOTHING, Found, OsFiles
+
+LOCK_POLL_SECONDS = 0.05
+"""The pause between two tries to take a lock."""
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
+"""The answers of ``flock`` on a file system without locks."""
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+"""The answers of ``link`` on a file system without hard links, or with no more of them for that file."""
 
 
 class LocalFiles:
@@ -39,7 +43,7 @@ class LocalFiles:
 
     @contextmanager
     def local_copy(self, relative: str) -> Iterator[tuple[BinaryIO, Found]]:
-        """Open a file itself: what is renamed over it meanwhile does not matter to an open one."""
+        """Open the file itself. A later rename over its name does not change an open file."""
         with self._files.open(self._base / relative, "rb") as file:
             yield file, Found(size=os.fstat(file.fileno()).st_size)
 
@@ -54,7 +58,7 @@ class LocalFiles:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
 
     def temporary_folder(self, folder: str) -> Path:
-        """Return where temporary files of a folder are: in it, for only a rename within one folder is atomic."""
+        """Return the folder itself: only a rename within one folder is atomic."""
         return self._base / folder
 
     def make_folder(self, folder: Path) -> None:
@@ -68,45 +72,55 @@ class LocalFiles:
     def publish(self, source: Path, relative: str, replacing: Found | None) -> None:
         """Rename a file of the same folder. Raises `ChangedMeanwhileError` when NOTHING has become something."""
         target = self._base / relative
-        if source.parent != target.parent:
-            raise StorageError(f"{source} is not a temporary file of {target}: write to StorageRoot.temporary().")
+        if replacing == NOTHING:
+            if not self.create(source, relative):
+                raise ChangedMeanwhileError(f"{target} was written meanwhile.")
+            return
         self._files.fsync(source)
-        if replacing != NOTHING:
-            self._files.replace(source, target)
-        elif not self._show_as_new(source, target):
-            raise ChangedMeanwhileError(f"{target} was written meanwhile.")
+        self._files.replace(source, target)
         self._sync_folder(target.parent)
 
-    def create(self, relative: str, content: bytes) -> bool:
-        """Write a file where none is; return False, and leave it, where one is."""
+    def create(self, source: Path, relative: str) -> bool:
+        """Give a file of the same folder its name, unless a file has that name; return whether it has the name now."""
         target = self._base / relative
-        self.make_folder(target.parent)
-        source = target.parent / f".{target.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
-        try:
-            with self._files.open(source, "xb") as file:
-                file.write(content)
-            self._files.fsync(source)
-            shown = self._show_as_new(source, target)
-            self._sync_folder(target.parent)  # also of another's file: its writer may not have come so far
-            return shown
-        finally:
-            with suppress(OSError):
-                source.unlink(missing_ok=True)
+        self._files.fsync(source)
+        created = self._link(source, target)
+        self._sync_folder(target.parent)  # also for another's file: its writer may not have come so far
+        return created
 
-    def remove(self, relative: str) -> None:
+    def remove(self, relative: str) -> bool:
         """Remove a file, durably."""
         target = self._base / relative
         target.unlink()
         self._sync_folder(target.parent)
+        return True
 
-    def lock(self, relative: str, *, seconds: float, clock: Clock) -> AbstractContextManager[None]:
-        """Return the lock at a path; see `locked`."""
+    @contextmanager
+    def lock(self, relative: str, *, seconds: float, clock: Clock) -> Iterator[None]:
+        """Hold the lock of a file while the block runs. The file stays: a lock that is deleted locks nothing.
+
+        Raises `StorageError` when another process or thread has the lock for so many seconds,
+        `UnsupportedStorageError` where the file system has no locks, `OSError` when the file cannot be made.
+        """
         path = self._base / relative
         self.make_folder(path.parent)
-        return locked(path, seconds=seconds, clock=clock)
+        # The soft fallback is a marker file: it stays behind a killed process, and may be taken away from a slow one.
+        lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+        deadline = Deadline(clock, seconds)
+        while not _acquired(lock, path):
+            if deadline.expired():
+                raise StorageError(
+                    f"Another run has held {path} for {seconds:.0f} s: the next run that is asked for goes on. If the "
+                    "same is said again and again, end the process that has that file open."
+                )
+            clock.sleep(min(LOCK_POLL_SECONDS, deadline.remaining()))
+        try:
+            yield
+        finally:
+            lock.release()
 
-    def _show_as_new(self, source: Path, target: Path) -> bool:
-        """Give a file the name in one step unless something has it; return whether it has the name now.
+    def _link(self, source: Path, target: Path) -> bool:
+        """Give the file a name in one step unless a file has it; return whether ``source`` has the name now.
 
         A file system without hard links has no such step: there the last of two at the same moment stays.
         """
@@ -132,3 +146,18 @@ class LocalFiles:
             # Some network file systems cannot sync a directory, and say so.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
+
+
+def _acquired(lock: FileLock, path: Path) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise UnsupportedStorageError(
+            f"The file system of {path.parent} has no locks between processes (flock: {error.strerror}). Give a "
+            "storage root on a file system that has them, or in object storage."
+        ) from None
+    return True

@@ -1,4 +1,4 @@
-"""Which places a storage root can be, and which paths lie below it."""
+"""Where a storage root can be, and which paths lie below one: checks of URLs and of relative paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Location:
     scheme: str = ""
     """One of `SCHEMES`; empty for a disk."""
     bucket: str = ""
-    """Of Azure the container."""
+    """The bucket, or Azure's container."""
     prefix: str = ""
     """Without a slash at either end."""
 
@@ -40,7 +40,7 @@ class Location:
 
 
 def parse_root(url: str) -> Location:
-    """Return where a storage root is. Nothing is read.
+    """Return where a storage root is. Reads nothing.
 
     Raises `StorageError` for a relative path, naming the absolute form, for credentials in a URL, for a scheme that is
     not supported, and for a URL without a bucket.
@@ -62,7 +62,7 @@ def parse_root(url: str) -> Location:
 
 
 def refuse_credentials(url: str) -> None:
-    """Raise `StorageError`, without repeating it, for a storage URL that may hold a password or a signature.
+    """Raise `StorageError` for a storage URL that may hold a password or a signature; the message leaves the URL out.
 
     Dagster's UI shows the URL of a storage root.
     """
@@ -79,16 +79,11 @@ def refuse_credentials(url: str) -> None:
 
 
 def checked(relative: str) -> str:
-    """Return a path below the root as it is. Raises `StorageError` for anything that is not a plain one."""
+    """Return a path below the root unchanged. Raises `StorageError` for a path that is not plain."""
     parts = relative.split("/")
     if any(part in (".", "..") or not PART.fullmatch(part) for part in parts):
         raise StorageError(f"{relative!r} is not a path below the storage root: its parts match {PART.pattern}.")
     return relative
-
-
-def without_credentials(text: str) -> str:
-    """Return a text whose URLs have lost their user, password, query and fragment."""
-    return re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1", re.sub(r"://[^/\s]*@", "://", text))
 
 
 def _local(url: str, path: str) -> Location:

@@ -1,4 +1,4 @@
-"""``ledger.json``: which ledger a folder of the storage root belongs to.
+"""``ledger.json``, the marker that says which ledger a folder of the storage root belongs to.
 
 One ledger = one Dagster deployment = one storage root.
 """
@@ -39,9 +39,15 @@ def read_mark(root: StorageRoot, account: str) -> Mark | None:
     Raises `OwnershipError` for a mark that cannot be understood, `StorageError` when the root cannot be read.
     """
     marker = f"{account}/{MARKER}"
-    content = root.read_if_there(marker)
-    mark = None if content is None else _parsed(content)
-    if content is not None and mark is None:
+    content = root.read_bytes(marker)
+    if content is None:
+        return None
+    try:
+        written = json.loads(content)
+        mark = Mark(ledger_id=written["ledger"], granularity=written.get("granularity"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        mark = None
+    if mark is None or not (isinstance(mark.ledger_id, str) and isinstance(mark.granularity, str | None)):
         raise OwnershipError(
             f'{root.uri(marker)} cannot be read. It should hold {{"ledger": "<id>"}}: restore it from a backup, or '
             f"make it anew with {ledger_command('adopt', account)}. Nothing was written."
@@ -71,15 +77,14 @@ def ensure_owner(root: StorageRoot, account: str, ledger_id: str, granularity: s
     """
     mark = read_mark(root, account)
     adopt = ledger_command("adopt", account)
+    marker = f"{account}/{MARKER}"
     if mark is None and first:
-        root.create(
-            f"{account}/{MARKER}", _content(Mark(ledger_id=ledger_id, granularity=granularity))
-        )  # or another run was faster
+        root.create(marker, _content(Mark(ledger_id=ledger_id, granularity=granularity)))  # or another run was faster
         mark = read_mark(root, account)
     if mark is None:
         raise OwnershipError(
-            f"{root.uri(f'{account}/{MARKER}')} is missing, though this ledger has landed here before: mount the "
-            f"storage, or correct AKOOL_STORAGE, or, if this is the right place, run {adopt}. Nothing was written."
+            f"{root.uri(marker)} is missing, though this ledger has landed here before: mount the storage, or correct "
+            f"AKOOL_STORAGE, or, if this is the right place, run {adopt}. Nothing was written."
         )
     if mark.ledger_id != ledger_id:
         raise OwnershipError(
@@ -97,6 +102,21 @@ def ensure_owner(root: StorageRoot, account: str, ledger_id: str, granularity: s
         _refuse_unconditional(root, account, mark)
 
 
+def examine_mark(root: StorageRoot, account: str, ledger_id: str, *, is_new: bool) -> tuple[Mark | None, str | None]:
+    """Return the mark of an account's folder, and why the folder is not this ledger's; no reason where it is.
+
+    A folder without a mark is this ledger's where it ``is_new``: neither files nor a landing are known. The reason goes
+    after a colon: "it has no ledger.json". Raises `StorageError` when the root cannot be read.
+    """
+    try:
+        mark = read_mark(root, account)
+    except OwnershipError as error:
+        return None, str(error)
+    if mark is None:
+        return None, None if is_new else f"it has no {MARKER}"
+    return mark, None if mark.ledger_id == ledger_id else f"its {MARKER} names ledger {mark.ledger_id}"
+
+
 def _refuse_unconditional(root: StorageRoot, account: str, mark: Mark) -> None:
     """Raise `UnsupportedStorageError`, and take the mark back, where a store accepts the second of two creations."""
     marker = f"{account}/{MARKER}"
@@ -111,16 +131,5 @@ def _refuse_unconditional(root: StorageRoot, account: str, mark: Mark) -> None:
 
 
 def _content(mark: Mark) -> bytes:
-    content = {"ledger": mark.ledger_id}
-    if mark.granularity is not None:
-        content["granularity"] = mark.granularity
+    content = {"ledger": mark.ledger_id} | ({} if mark.granularity is None else {"granularity": mark.granularity})
     return json.dumps(content).encode()
-
-
-def _parsed(content: bytes) -> Mark | None:
-    try:
-        written = json.loads(content)
-        mark = Mark(ledger_id=written["ledger"], granularity=written.get("granularity"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    return mark if isinstance(mark.ledger_id, str) and isinstance(mark.granularity, str | None) else None

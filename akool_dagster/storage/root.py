@@ -1,14 +1,14 @@
-"""Where files live: one root, on local disk or in object storage, that never shows a half file."""
+"""`StorageRoot`: where files live, on a local disk or in object storage, without a half file ever being visible."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
 
 from akool_dagster.base.clock import Clock
 from akool_dagster.storage.errors import (
@@ -17,17 +17,19 @@ from akool_dagster.storage.errors import (
     ChangedMeanwhileError,
     StorageError,
     StorageFullError,
+    reason,
 )
 from akool_dagster.storage.files import NOTHING, PARTIAL_SUFFIX, Found, OsFiles
 from akool_dagster.storage.local import LocalFiles
-from akool_dagster.storage.location import Location, checked, parse_root, without_credentials
+from akool_dagster.storage.location import Location, checked, parse_root
 
 if TYPE_CHECKING:
     from akool_dagster.storage.remote import RemoteFiles
 
     _Files: TypeAlias = LocalFiles | RemoteFiles
 
-_MISSING = (FileNotFoundError, NotADirectoryError)
+_T = TypeVar("_T")
+_D = TypeVar("_D")
 
 
 class StorageRoot:
@@ -36,6 +38,11 @@ class StorageRoot:
     Every method raises `StorageError` when the storage cannot be used or ``relative`` is not a plain path.
     Folders below the root may be symbolic links: the root is the operator's. A link in the place of a file is
     replaced, never written through.
+
+    >>> root = StorageRoot("/data/akool")  # or "s3://bucket/folder"
+    >>> with root.temporary("akool/videos/2025-10-09/a.mp4") as path:
+    ...     path.write_bytes(b"...")
+    ...     root.publish(path, "akool/videos/2025-10-09/a.mp4")
     """
 
     def __init__(self, url: str, *, files: OsFiles | None = None) -> None:
@@ -47,28 +54,27 @@ class StorageRoot:
         """
         self.files = files or OsFiles()
         location = parse_root(url)
-        self._display = location.shown
+        self._shown = location.shown
         self.is_local = location.is_local
         self._kept: _Files = _open(location, self.files)
 
     def __repr__(self) -> str:
-        return f"StorageRoot({self._display!r})"
+        return f"StorageRoot({self._shown!r})"
 
     def uri(self, relative: str = "") -> str:
         """Return the path or URL of a file, or of the root, without credentials: for people and metadata."""
-        return f"{self._display.rstrip('/')}/{checked(relative)}" if relative else self._display
+        return f"{self._shown.rstrip('/')}/{checked(relative)}" if relative else self._shown
 
     @property
     def temporary_place(self) -> Path:
         """The folder on whose disk `temporary` files are: the local root, or the system's temporary folder."""
-        return Path(self._display) if self.is_local else Path(tempfile.gettempdir())
+        return Path(self._shown) if self.is_local else Path(tempfile.gettempdir())
 
     def free_bytes(self) -> int | None:
         """Return the free bytes of the disk that `temporary` files are written to; None when that is unknown."""
-        try:
+        with suppress(OSError):
             return self.files.free_bytes(self.temporary_place)
-        except OSError:
-            return None
+        return None
 
     def exists(self, relative: str) -> bool:
         """Return whether something is there. An unreachable storage is an error, never a "no"."""
@@ -83,26 +89,11 @@ class StorageRoot:
 
     def look(self, relative: str) -> Found:
         """Return what is there now, for `publish` to replace that and nothing newer."""
-        with self._explained("look at", relative):
-            try:
-                return self._kept.look(checked(relative))
-            except _MISSING:
-                return NOTHING
+        return self._asked("look at", relative, self._kept.look, NOTHING)
 
-    def read_if_there(self, relative: str) -> bytes | None:
+    def read_bytes(self, relative: str) -> bytes | None:
         """Return the whole content of a file, or None when there is none: one request to a remote root."""
-        with self._explained("read", relative):
-            try:
-                return self._kept.read(checked(relative))
-            except _MISSING:
-                return None
-
-    def read_bytes(self, relative: str) -> bytes:
-        """Return the whole content of a file. Raises `StorageError` when there is none."""
-        content = self.read_if_there(relative)
-        if content is None:
-            raise StorageError(f"There is no file at {self.uri(relative)}.")
-        return content
+        return self._asked("read", relative, self._kept.read, None)
 
     @contextmanager
     def local_copy(self, relative: str) -> Iterator[tuple[BinaryIO, Found] | None]:
@@ -112,28 +103,15 @@ class StorageRoot:
         parts of 8 MiB. Raises `ChangedMeanwhileError` for an object that is replaced all the time.
         """
         with ExitStack() as stack:
-            with self._explained("read", relative):
-                try:
-                    opened = stack.enter_context(self._kept.local_copy(checked(relative)))
-                except _MISSING:
-                    opened = None
-            yield opened
+            yield self._asked("read", relative, lambda path: stack.enter_context(self._kept.local_copy(path)), None)
 
     def list_files(self, relative_dir: str) -> list[str]:
         """Return the names of the files in one folder, sorted. A folder that is not there has none."""
-        with self._explained("list", relative_dir):
-            try:
-                return sorted(self._kept.names(checked(relative_dir)))
-            except _MISSING:
-                return []
+        return sorted(self._asked("list", relative_dir, self._kept.names, []))
 
     def folders(self, relative_dir: str) -> list[str]:
         """Return the names of the folders in a folder; of a remote root none, whose folders are only names."""
-        with self._explained("list", relative_dir):
-            try:
-                return self._kept.folders(checked(relative_dir))
-            except _MISSING:
-                return []
+        return self._asked("list", relative_dir, self._kept.folders, [])
 
     @contextmanager
     def temporary(self, relative: str) -> Iterator[Path]:
@@ -177,17 +155,14 @@ class StorageRoot:
         After a lost answer of object storage it may be this call's own: compare the content. Raises
         `UnsupportedStorageError` for a store that refuses conditional writes.
         """
-        with self._explained("write", relative):
-            return self._kept.create(checked(relative), content)
+        with self.temporary(relative) as path, self._explained("write", relative):
+            with self.files.open(path, "xb") as file:
+                file.write(content)
+            return self._kept.create(path, relative)
 
     def remove(self, relative: str) -> bool:
         """Remove a file, durably; return whether there was one."""
-        with self._explained("remove", relative):
-            try:
-                self._kept.remove(checked(relative))
-            except _MISSING:
-                return False
-            return True
+        return self._asked("remove", relative, self._kept.remove, False)
 
     @contextmanager
     def lock(self, relative: str, *, seconds: float, clock: Clock) -> Iterator[None]:
@@ -221,6 +196,14 @@ class StorageRoot:
                         removed += 1
         return removed
 
+    def _asked(self, action: str, relative: str, ask: Callable[[str], _T], missing: _D) -> _T | _D:
+        """Return what ``ask`` answers about a path, or ``missing`` when nothing is there."""
+        with self._explained(action, relative):
+            try:
+                return ask(checked(relative))
+            except (FileNotFoundError, NotADirectoryError):
+                return missing
+
     @contextmanager
     def _explained(self, action: str, relative: str) -> Iterator[None]:
         try:
@@ -237,22 +220,14 @@ class StorageRoot:
             raise self._error(f"Cannot {action} {self.uri(relative)}", error) from (error if self.is_local else None)
 
     def _error(self, what: str, error: Exception) -> StorageError:
-        cause = self._cause(error)
-        if not (isinstance(error, OSError) and error.errno in FULL_ERRORS):
-            return StorageError(f"{what}: {cause}")
+        if not isinstance(error, OSError) or not error.strerror:
+            return StorageError(f"{what}: {reason(error)}")
+        if error.errno not in FULL_ERRORS:
+            return StorageError(f"{what}: {error.strerror}")
         free = self.free_bytes()
-        # Of a disk with room left it is the quota that is used up, or its inodes.
+        # On a disk with room left the quota is used up, or the inodes.
         remark = "" if free is None else f" ({free / 1e6:.1f} MB are free)"
-        return StorageFullError(f"{what}: {cause}{remark}")
-
-    def _cause(self, error: Exception) -> str:
-        if isinstance(error, OSError) and error.strerror:
-            return error.strerror
-        if self.is_local:
-            return without_credentials(str(error)) or type(error).__name__
-        from akool_dagster.storage.connection import reason
-
-        return reason(error)
+        return StorageFullError(f"{what}: {error.strerror}{remark}")
 
 
 def _open(location: Location, files: OsFiles) -> _Files:

@@ -33,63 +33,38 @@ def _seconds(start: pa.Array, end: pa.Array) -> pa.Array:
 
 # Columns that several tables share
 
-_ID = Column(name="_id", type=pa.string(), description="The job's id at Akool.")
-_PARTITION_TIME = Column(
-    name="partition_time", type=TIMESTAMP, unit="UTC", description="Start of the partition the job belongs to."
-)
+_ID = Column("_id", pa.string(), "The job's id at Akool.")
+_PARTITION_TIME = Column("partition_time", TIMESTAMP, "Start of the partition the job belongs to.", "UTC")
 _STATUS = Column(
-    name="status",
-    type=pa.int64(),
-    description="Akool's status: 1 queueing, 2 processing, 3 completed, 4 failed; any other as sent.",
+    "status", pa.int64(), "Akool's status: 1 queueing, 2 processing, 3 completed, 4 failed; any other as sent."
 )
 _STATUS_LABEL = Column(
-    name="status_label",
-    type=pa.string(),
-    description="The status in words; 'unseen' before the first answer, 'unknown' for an undocumented number.",
+    "status_label",
+    pa.string(),
+    "The status in words; 'unseen' before the first answer, 'unknown' for an undocumented number.",
     fields=("status",),
     compute=_status_label,
 )
-_LABELS = Column(
-    name="labels",
-    type=pa.string(),
-    description="JSON text of the string map the job was tracked with.",
-)
-_SETTLED_AT = Column(
-    name="settled_at",
-    type=TIMESTAMP,
-    unit="UTC",
-    description="When polling saw the job end; null while it has not.",
-)
-
-
-def _api(name: str, type_: pa.DataType, description: str, unit: str | None = None) -> Column:
-    return Column(name=name, type=type_, unit=unit, description=description)
-
-
-_CREATE_TIME = _api("create_time", TIMESTAMP, "When Akool created the job.", "UTC")
-_UPDATE_TIME = _api(
+_LABELS = Column("labels", pa.string(), "JSON text of the string map the job was tracked with.")
+_SETTLED_AT = Column("settled_at", TIMESTAMP, "When polling saw the job end; null while it has not.", "UTC")
+_CREATE_TIME = Column("create_time", TIMESTAMP, "When Akool created the job.", "UTC")
+_UPDATE_TIME = Column(
     "update_time",
     TIMESTAMP,
     "When Akool last updated the job: its completion, once it ended. Audio jobs may inherit an older time.",
     "UTC",
 )
-_VIDEO_DURATION = _api("video_duration", pa.float64(), "Length of the video, as Akool reports it.", "seconds")
-_DEDUCTION_CREDIT = _api(
+_VIDEO_DURATION = Column("video_duration", pa.float64(), "Length of the video, as Akool reports it.", "seconds")
+_DEDUCTION_CREDIT = Column(
     "deduction_credit", pa.float64(), "Credits deducted, as Akool reported them when the job settled.", "credits"
 )
-_UID = _api("uid", pa.int64(), "Akool's user id.")
-_TEAM_ID = _api("team_id", pa.string(), "Akool's team id.")
-_RESOLUTION = _api("resolution", pa.string(), "Resolution asked for, such as 720p, 1080p or 4k.")
-_EFFECT_CODE = _api("effect_code", pa.string(), "Code of the effect used.")
-_MODEL_NAME = _api("model_name", pa.string(), "Model used, when Akool says so.")
-_ONLY_ADD_AUDIO = _api("only_add_audio", pa.bool_(), "Whether the job only added audio to a finished video.")
-
-
-_VERSION = Column(
-    name="version",
-    type=pa.int64(),
-    description="The number of the row's last change, by which copies of a row are merged.",
-)
+_UID = Column("uid", pa.int64(), "Akool's user id.")
+_TEAM_ID = Column("team_id", pa.string(), "Akool's team id.")
+_RESOLUTION = Column("resolution", pa.string(), "Resolution asked for, such as 720p, 1080p or 4k.")
+_EFFECT_CODE = Column("effect_code", pa.string(), "Code of the effect used.")
+_MODEL_NAME = Column("model_name", pa.string(), "Model used, when Akool says so.")
+_ONLY_ADD_AUDIO = Column("only_add_audio", pa.bool_(), "Whether the job only added audio to a finished video.")
+_VERSION = Column("version", pa.int64(), "The number of the row's last change, by which copies of a row are merged.")
 
 _ENDED_COUNTS: tuple[str, Mapping[str, str]] = (
     "status_label",
@@ -112,25 +87,23 @@ RESULTS = TableSpec(
         _DEDUCTION_CREDIT,
         _UID,
         _TEAM_ID,
-        _api("file_name", pa.string(), "Akool's name for the file; neither unique nor a path."),
-        _api("effect_name", pa.string(), "Name of the effect used."),
+        Column("file_name", pa.string(), "Akool's name for the file; neither unique nor a path."),
+        Column("effect_name", pa.string(), "Name of the effect used."),
         _EFFECT_CODE,
-        _api("image_url", pa.string(), "The input image, without query."),
-        _api("prompt", pa.string(), "The prompt."),
-        _api("negative_prompt", pa.string(), "The negative prompt."),
+        Column("image_url", pa.string(), "The input image, without query."),
+        Column("prompt", pa.string(), "The prompt."),
+        Column("negative_prompt", pa.string(), "The negative prompt."),
         _RESOLUTION,
-        _api("audio_type", pa.int64(), "1 AI-generated, 2 custom, 3 none."),
-        _api("audio_url", pa.string(), "The input audio, without query."),
-        _api("webhookUrl", pa.string(), "Scheme and host of the callback URL."),
-        _api("video_url", pa.string(), "Where Akool serves the video, for 7 days."),
+        Column("audio_type", pa.int64(), "1 AI-generated, 2 custom, 3 none."),
+        Column("audio_url", pa.string(), "The input audio, without query."),
+        Column("webhookUrl", pa.string(), "Scheme and host of the callback URL."),
+        Column("video_url", pa.string(), "Where Akool serves the video, for 7 days."),
         _ONLY_ADD_AUDIO,
         _MODEL_NAME,
-        _api("batch_id", pa.string(), "The batch the job was made in."),
-        _api("sub_type", pa.int64(), "Akool's model type; 1501 is image to video."),
+        Column("batch_id", pa.string(), "The batch the job was made in."),
+        Column("sub_type", pa.int64(), "Akool's model type; 1501 is image to video."),
         Column(
-            name="extra",
-            type=pa.string(),
-            description="JSON text of every field Akool sent that has no column here, or does not fit it.",
+            "extra", pa.string(), "JSON text of every field Akool sent that has no column here, or does not fit it."
         ),
         _LABELS,
         _SETTLED_AT,
@@ -159,10 +132,10 @@ CREDITS = TableSpec(
         _VIDEO_DURATION,
         _DEDUCTION_CREDIT,
         Column(
-            name="credits_per_second",
-            type=pa.float64(),
-            unit="credits/second",
-            description="deduction_credit / video_duration; null without a duration.",
+            "credits_per_second",
+            pa.float64(),
+            "deduction_credit / video_duration; null without a duration.",
+            "credits/second",
             fields=("deduction_credit", "video_duration"),
             compute=_credits_per_second,
         ),
@@ -185,34 +158,34 @@ DURATIONS = TableSpec(
         _STATUS_LABEL,
         _VIDEO_DURATION,
         Column(
-            name="turnaround_seconds",
-            type=pa.float64(),
-            unit="seconds",
-            description="update_time - create_time; null where that is negative, as for audio jobs.",
+            "turnaround_seconds",
+            pa.float64(),
+            "update_time - create_time; null where that is negative, as for audio jobs.",
+            "seconds",
             fields=("create_time", "update_time"),
             compute=_seconds,
         ),
         Column(
-            name="queue_seconds",
-            type=pa.float64(),
-            unit="seconds",
-            description="From the first poll that saw the job queueing to the first that saw it processing.",
+            "queue_seconds",
+            pa.float64(),
+            "From the first poll that saw the job queueing to the first that saw it processing.",
+            "seconds",
             fields=("queueing_seen_at", "processing_seen_at"),
             compute=_seconds,
         ),
         Column(
-            name="processing_seconds",
-            type=pa.float64(),
-            unit="seconds",
-            description="From the first poll that saw the job processing to the one that saw its end.",
+            "processing_seconds",
+            pa.float64(),
+            "From the first poll that saw the job processing to the one that saw its end.",
+            "seconds",
             fields=("processing_seen_at", "settled_at"),
             compute=_seconds,
         ),
         Column(
-            name="detection_seconds",
-            type=pa.float64(),
-            unit="seconds",
-            description="settled_at - update_time: how long the end went unnoticed; null where negative.",
+            "detection_seconds",
+            pa.float64(),
+            "settled_at - update_time: how long the end went unnoticed; null where negative.",
+            "seconds",
             fields=("update_time", "settled_at"),
             compute=_seconds,
         ),
@@ -233,52 +206,34 @@ STATUSES = TableSpec(
     columns=(
         _ID,
         _PARTITION_TIME,
-        Column(
-            name="state",
-            type=pa.string(),
-            description="pending, completed, failed, missing (Akool stopped returning it) or abandoned.",
-        ),
+        Column("state", pa.string(), "pending, completed, failed, missing (Akool stopped returning it) or abandoned."),
         _STATUS,
         _STATUS_LABEL,
-        Column(name="tracked_at", type=TIMESTAMP, unit="UTC", description="When the id was tracked."),
-        Column(
-            name="queueing_seen_at",
-            type=TIMESTAMP,
-            unit="UTC",
-            description="The first poll that saw the job queueing.",
-        ),
-        Column(
-            name="processing_seen_at",
-            type=TIMESTAMP,
-            unit="UTC",
-            description="The first poll that saw the job processing.",
-        ),
+        Column("tracked_at", TIMESTAMP, "When the id was tracked.", "UTC"),
+        Column("queueing_seen_at", TIMESTAMP, "The first poll that saw the job queueing.", "UTC"),
+        Column("processing_seen_at", TIMESTAMP, "The first poll that saw the job processing.", "UTC"),
         _SETTLED_AT,
-        Column(
-            name="failure_reason",
-            type=pa.string(),
-            description="Why a job failed, where Akool said so.",
-        ),
+        Column("failure_reason", pa.string(), "Why a job failed, where Akool said so."),
         _LABELS,
         _VERSION,
     ),
 )
 
-_VIDEO_FACTS: tuple[tuple[str, pa.DataType, str | None, str], ...] = (
-    ("path", pa.string(), None, "The file, relative to the storage root."),
-    ("bytes", pa.int64(), "bytes", "Size of the file."),
-    ("sha256", pa.string(), None, "SHA-256 of the file, in hex."),
-    ("container", pa.string(), None, "Container format, as probed."),
-    ("video_codec", pa.string(), None, "Video codec, as probed."),
-    ("audio_codec", pa.string(), None, "Audio codec, as probed; null without sound."),
-    ("width", pa.int64(), "pixels", "Width of the picture, as probed."),
-    ("height", pa.int64(), "pixels", "Height of the picture, as probed."),
-    ("fps", pa.float64(), "frames/second", "Average frame rate, as probed."),
-    ("frames", pa.int64(), "frames", "Frames of video, counted to the end of the file."),
-    ("probed_duration", pa.float64(), "seconds", "Length of the video, as probed."),
+_VIDEO_FACTS = (
+    Column("path", pa.string(), "The file, relative to the storage root."),
+    Column("bytes", pa.int64(), "Size of the file.", "bytes"),
+    Column("sha256", pa.string(), "SHA-256 of the file, in hex."),
+    Column("container", pa.string(), "Container format, as probed."),
+    Column("video_codec", pa.string(), "Video codec, as probed."),
+    Column("audio_codec", pa.string(), "Audio codec, as probed; null without sound."),
+    Column("width", pa.int64(), "Width of the picture, as probed.", "pixels"),
+    Column("height", pa.int64(), "Height of the picture, as probed.", "pixels"),
+    Column("fps", pa.float64(), "Average frame rate, as probed.", "frames/second"),
+    Column("frames", pa.int64(), "Frames of video, counted to the end of the file.", "frames"),
+    Column("probed_duration", pa.float64(), "Length of the video, as probed.", "seconds"),
 )
 
-VIDEO_RECORD = frozenset({*(name for name, *_ in _VIDEO_FACTS), "downloaded_at"})
+VIDEO_RECORD = frozenset({*(column.name for column in _VIDEO_FACTS), "downloaded_at"})
 """The fields of a job that come from the record of its stored video."""
 
 VIDEOS = TableSpec(
@@ -292,42 +247,29 @@ VIDEOS = TableSpec(
         _ID,
         _PARTITION_TIME,
         Column(
-            name="video_state",
-            type=pa.string(),
-            description="pending, stored, unverified (kept, but the verifier refuses it) or lost (no bytes were had).",
+            "video_state",
+            pa.string(),
+            "pending, stored, unverified (kept, but the verifier refuses it) or lost (no bytes were had).",
         ),
-        *(
-            Column(name=name, type=type_, unit=unit, description=description)
-            for name, type_, unit, description in _VIDEO_FACTS
-        ),
+        *_VIDEO_FACTS,
         Column(
-            name="reported_duration",
-            type=pa.float64(),
-            unit="seconds",
-            description="Length of the video, as Akool reports it.",
+            "reported_duration",
+            pa.float64(),
+            "Length of the video, as Akool reports it.",
+            "seconds",
             fields=("video_duration",),
         ),
-        Column(name="source_url", type=pa.string(), description="Where Akool served the video.", fields=("video_url",)),
+        Column("source_url", pa.string(), "Where Akool served the video.", fields=("video_url",)),
+        Column("downloaded_at", TIMESTAMP, "When the file was verified and published.", "UTC"),
         Column(
-            name="downloaded_at",
-            type=TIMESTAMP,
-            unit="UTC",
-            description="When the file was verified and published.",
-        ),
-        Column(
-            name="expires_at",
-            type=TIMESTAMP,
-            unit="UTC",
-            description="When Akool's URL dies: 7 days after the job's last update.",
+            "expires_at",
+            TIMESTAMP,
+            "When Akool's URL dies: 7 days after the job's last update.",
+            "UTC",
             fields=("video_expires_at",),
         ),
-        Column(name="attempts", type=pa.int64(), description="Downloads tried.", fields=("video_attempts",)),
-        Column(
-            name="error",
-            type=pa.string(),
-            description="Why the last download failed; null once stored.",
-            fields=("video_error",),
-        ),
+        Column("attempts", pa.int64(), "Downloads tried.", fields=("video_attempts",)),
+        Column("error", pa.string(), "Why the last download failed; null once stored.", fields=("video_error",)),
         _VERSION,
     ),
     totals={"akool/bytes": "bytes"},

@@ -1,4 +1,4 @@
-"""The tables' Parquet files in a storage root: where they are, and how a landing merges into one."""
+"""The tables' Parquet files in a storage root: where they are, and how they are read, merged into and replaced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from akool_dagster.base.clock import Clock
 from akool_dagster.base.partitions import partition_file_key, partition_window
-from akool_dagster.storage import NOTHING, STALE_SECONDS, ChangedMeanwhileError, Found, StorageError, StorageRoot
+from akool_dagster.storage import NOTHING, STALE_SECONDS, ChangedMeanwhileError, StorageError, StorageRoot
 from akool_dagster.tables.columns import TABLES
 from akool_dagster.tables.merge import Merge
 from akool_dagster.tables.spec import SPOOL_ROWS, TableSpec
@@ -53,7 +53,7 @@ class LandedTable:
     carried_over: int = 0
     """Rows that only the file had."""
     carried_over_not_ended: int = 0
-    """Those of them whose job or video has not ended, so that somebody should look after it."""
+    """Those rows of them whose job or video has not ended: nobody polls the job or downloads the video."""
     totals: Mapping[str, int | float] = field(default_factory=dict)
     """Counts and sums for a materialisation's metadata, by their name there."""
 
@@ -105,43 +105,49 @@ def land(
             forgotten=forgotten(),
         )
         summary = Summary(spec)
-        _write(root, relative, target, schema, map(summary.noted, merge))
+        rows = _write(root, relative, target, schema, map(summary.noted, merge))
         return LandedTable(
-            rows=summary.rows,
+            rows=rows,
             bytes=target.stat().st_size,
             carried_over=merge.carried_over,
             carried_over_not_ended=merge.carried_over_not_ended,
             totals=summary.totals(),
         )
 
-    return _replaced(root, relative, landed, clock)
+    return _rewrite(root, relative, landed, clock)
 
 
 def remove_rows(root: StorageRoot, relative: str, ids: Collection[str], clock: Clock) -> int:
-    """Remove the rows with these ids from a table's file, in the critical section of `land`; return how many it were.
+    """Remove the rows with these ids from a table's file, in the critical section of `land`; return their number.
 
     A file without such a row is left as it is. Raises as `land` does.
     """
     unwanted = pa.array(sorted(ids), pa.string())
 
+    def without(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch.filter(pc.invert(pc.is_in(batch.column("_id").cast(pa.string()), value_set=unwanted)))
+
     def removed(there: _ParquetFile | None, target: Path) -> int:
         if there is None:
             return 0
-        number = 0
-
-        def kept() -> Iterator[pa.RecordBatch]:
-            nonlocal number
-            for batch in there.batches(there.schema):
-                is_unwanted = pc.is_in(batch.column("_id").cast(pa.string()), value_set=unwanted)
-                number += pc.sum(is_unwanted).as_py() or 0
-                yield batch.filter(pc.invert(is_unwanted))
-
-        _write(root, relative, target, there.schema, kept())
-        if not number:
+        kept = _write(root, relative, target, there.schema, map(without, there.batches(there.schema)))
+        if kept == there.rows:
             target.unlink()
-        return number
+        return there.rows - kept
 
-    return _replaced(root, relative, removed, clock)
+    return _rewrite(root, relative, removed, clock)
+
+
+def write_table(root: StorageRoot, relative: str, table: pa.Table, clock: Clock) -> LandedTable:
+    """Write a table to a file, whatever is there before. Raises `StorageError`."""
+    folder = relative.rpartition("/")[0]
+    if folder:
+        root.remove_stale_temporaries(folder, STALE_SECONDS, clock)
+    with root.temporary(relative) as target:
+        rows = _write(root, relative, target, table.schema, table.to_batches())
+        landed = LandedTable(rows=rows, bytes=target.stat().st_size)
+        root.publish(target, relative)
+    return landed
 
 
 def read_table(root: StorageRoot, relative: str, columns: Collection[str] | None = None) -> pa.Table | None:
@@ -192,21 +198,17 @@ class _ParquetFile:
         with _explained(root, relative):
             self._file = pq.ParquetFile(content)
             self.schema: pa.Schema = self._file.schema_arrow
+        self.rows: int = self._file.metadata.num_rows
         if self.schema.names.count("_id") != 1 or len(set(self.schema.names)) != len(self.schema.names):
             raise StorageError(f"{root.uri(relative)} is not a table of this package. {_WAY_OUT}")
 
     def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Yield the rows with the columns of a schema: those that the file lacks are null, others are cast."""
-        for group in range(self._file.num_row_groups):
-            batches = self._file.iter_batches(batch_size=SPOOL_ROWS, row_groups=[group])
-            while True:
-                with _explained(self._root, self._relative):
-                    batch = next(batches, None)
-                    if batch is None:
-                        break
+        with _explained(self._root, self._relative):
+            for group in range(self._file.num_row_groups):
+                for batch in self._file.iter_batches(batch_size=SPOOL_ROWS, row_groups=[group]):
                     batch.validate(full=True)
-                    fitted = _fitted(batch, schema)
-                yield fitted
+                    yield _fitted(batch, schema)
 
 
 _WAY_OUT = (
@@ -223,7 +225,7 @@ def _explained(root: StorageRoot, relative: str) -> Iterator[None]:
         raise StorageError(f"{root.uri(relative)} cannot be read as a table: {error}. {_WAY_OUT}") from error
 
 
-def _replaced(
+def _rewrite(
     root: StorageRoot, relative: str, write: Callable[[_ParquetFile | None, Path], _Result], clock: Clock
 ) -> _Result:
     """Run ``write`` with what is there and a temporary file, and publish that if it was written, all under the lock."""
@@ -232,24 +234,20 @@ def _replaced(
     with root.lock(f"{folder}/.{name.removesuffix(SUFFIX)}.lock", seconds=LOCK_SECONDS, clock=clock):
         for tries_left in reversed(range(TRIES)):
             with root.local_copy(relative) as copy, root.temporary(relative) as target:
-                there = None if copy is None else _ParquetFile(root, relative, copy[0])
-                found: Found = NOTHING if copy is None else copy[1]
-                result = write(there, target)
-                if not target.exists():
-                    return result
+                result = write(None if copy is None else _ParquetFile(root, relative, copy[0]), target)
                 try:
-                    root.publish(target, relative, replacing=found)
+                    if target.exists():
+                        root.publish(target, relative, replacing=NOTHING if copy is None else copy[1])
+                    return result
                 except ChangedMeanwhileError:
                     if not tries_left:
                         raise
-                else:
-                    return result
     raise AssertionError("unreachable")
 
 
-def _write(
-    root: StorageRoot, relative: str, target: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
-) -> None:
+def _write(root: StorageRoot, relative: str, target: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write batches to a temporary file, in row groups; return the number of rows."""
+    rows = 0
     try:
         with (
             root.files.open(target, "xb") as sink,
@@ -257,8 +255,10 @@ def _write(
         ):
             for group in _row_groups(schema, batches):
                 writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
+                rows += group.num_rows
     except pa.ArrowException as error:
         raise StorageError(f"Cannot write {root.uri(relative)}: {error}") from error
+    return rows
 
 
 def _row_groups(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -1,4 +1,4 @@
-"""What a table is: its columns, which jobs have a row, and how rows are made from jobs."""
+"""What a table is: `Column` and `TableSpec`, and how a table's rows are made from jobs."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ SPOOL_ROWS = 10_000
 """Rows that are decoded, projected and merged at a time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its Arrow type, its unit where it has one, what it means, and how it is made."""
+    """One column: its Arrow type, what it means, its unit where it has one, and how it is made.
+
+    >>> Column("width", pa.int64(), "Width of the picture, as probed.", "pixels")
+    """
 
     name: str
     type: pa.DataType
     description: str
     unit: str | None = None
     fields: tuple[str, ...] = ()
-    """The job's fields that it is made from; by default the one of the same name."""
+    """The job's fields that the column is made from; by default the field of the same name."""
     compute: Callable[..., pa.Array] | None = None
-    """Makes the column from those fields; None: it is the field."""
+    """Makes the column from those fields; None: the column is the field."""
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Return the job's fields that it is made from."""
+        """Return the job's fields that the column is made from."""
         return self.fields or (self.name,)
 
     @property
@@ -47,8 +50,8 @@ class TableSpec:
     columns: tuple[Column, ...]
     states: frozenset[str] | None = None
     """The states of the jobs that have a row; None: every job has."""
-    progress: tuple[str, tuple[frozenset[str], ...]] | None = None
-    """A column, and sets of its values, each further than the one before: of two rows the further stays."""
+    progress: tuple[str, tuple[frozenset[str], ...]] = ("_id", ())
+    """A column and sets of its values: a row is as far as the number of sets its value is in; the further row stays."""
     open: frozenset[str] = frozenset()
     """Values of that column with which a row still waits for its ledger."""
     counted: tuple[str, Mapping[str, str]]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from operator import lt
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -95,15 +94,14 @@ class Spool(AbstractContextManager["Spool"]):
         try:
             with _garbage_collection_paused():
                 self._write(snapshot, partition_start_ms)
-        except OSError as error:
+        except BaseException as error:
             self._file.close()
+            if not isinstance(error, OSError):
+                raise
             raise StorageError(
                 f"Cannot write the rows of a landing to {tempfile.gettempdir()}: {error.strerror or error}. Make room "
                 "there, about 600 bytes a job, or let TMPDIR name another folder."
             ) from error
-        except BaseException:
-            self._file.close()
-            raise
 
     def _write(self, snapshot: PartitionSnapshot, partition_start_ms: int) -> None:
         names = set(self._schema.names) - {"partition_time"}
@@ -140,17 +138,8 @@ class Spool(AbstractContextManager["Spool"]):
             for index in range(source.num_record_batches):
                 yield project(spec, source.get_batch(index))
 
-    def close(self) -> None:
-        """Give the disk's room back."""
+    def __exit__(self, *_: object) -> None:
         self._file.close()
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from moto.s3 import models
 from moto.server import ThreadedMotoServer
 
-from akool_dagster.storage import connection
+from akool_dagster.storage import connection, remote
 from tests.object_store import ObjectStore
 
 
@@ -24,7 +25,9 @@ def moto_server() -> Iterator[tuple[str, int]]:
 
 @pytest.fixture
 def object_store(moto_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """Give an empty bucket; the environment has the credentials and the endpoint."""
+    """Give an empty bucket, filled in parts of 64 KiB; the environment has the credentials and the endpoint."""
+    monkeypatch.setattr(remote, "PART_BYTES", 64 * 1024)
+    monkeypatch.setattr(models, "S3_UPLOAD_PART_MIN_SIZE", 1)
     monkeypatch.setattr(connection, "MAX_RETRIES", 2)
     monkeypatch.setattr(connection, "MAX_BACKOFF_SECONDS", 0.01)
     monkeypatch.delenv("AWS_PROFILE", raising=False)

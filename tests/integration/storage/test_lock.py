@@ -1,30 +1,19 @@
+"""The lock of a storage root on a local disk, between processes and threads."""
+
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-import subprocess
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from akool_dagster.base.clock import SystemClock
 from akool_dagster.storage import StorageError, StorageRoot, UnsupportedStorageError
 from tests.clock import FakeClock
+from tests.integration.storage.helpers import files_below
 
 LOCK = "akool/results/.2025-10-09.lock"
-
-HOLDER = """
-import sys
-from akool_dagster.base.clock import SystemClock
-from akool_dagster.storage import StorageRoot
-with StorageRoot(sys.argv[1]).lock(sys.argv[2], seconds=1, clock=SystemClock()):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
 
 @pytest.fixture
@@ -32,52 +21,26 @@ def root(tmp_path: Path) -> StorageRoot:
     return StorageRoot(str(tmp_path))
 
 
-def held_elsewhere(root: StorageRoot) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, root.uri(), LOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_a_lock_that_another_process_has_is_waited_for_within_bounds(root: StorageRoot) -> None:
+def test_a_lock_that_another_has_is_waited_for_within_bounds(root: StorageRoot, tmp_path: Path) -> None:
     clock = FakeClock()
-    with held_elsewhere(root) as process:
+    (tmp_path / LOCK).parent.mkdir(parents=True)
+    with (tmp_path / LOCK).open("w") as file:  # the kernel closes it when a process is killed
+        fcntl.flock(file, fcntl.LOCK_EX)
         with (
             pytest.raises(StorageError, match=r"has held .*/\.2025-10-09\.lock for 7 s"),
             root.lock(LOCK, seconds=7, clock=clock),
         ):
             pass
         assert sum(clock.sleeps) == pytest.approx(7)
-        process.kill()
-    with root.lock(LOCK, seconds=0, clock=clock):
-        assert Path(root.uri(LOCK)).exists()
+    with root.lock(LOCK, seconds=0, clock=clock), (tmp_path / LOCK).open("w") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_only_one_thread_at_a_time_has_a_lock(root: StorageRoot) -> None:
-    inside, most = [0], [0]
-    start = threading.Barrier(4)
-
-    def work(_: int) -> None:
-        start.wait()
-        for _ in range(5):
-            with root.lock(LOCK, seconds=60, clock=SystemClock()):
-                inside[0] += 1
-                most[0] = max(most[0], inside[0])
-                os.sched_yield()
-                inside[0] -= 1
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, range(4)))
-    assert most == [1]
-
-
-def test_a_lock_is_given_back_when_the_block_fails_and_its_file_stays(root: StorageRoot) -> None:
+def test_a_lock_is_given_back_when_the_block_fails_and_its_file_stays(root: StorageRoot, tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(RuntimeError), root.lock(LOCK, seconds=0, clock=FakeClock()):
             raise RuntimeError
-    assert list(Path(root.uri(LOCK)).parent.iterdir()) == [Path(root.uri(LOCK))]
+    assert files_below(tmp_path) == [LOCK]
 
 
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])

@@ -1,3 +1,5 @@
+"""Whose a storage root is: the marker ``ledger.json`` on a local disk and in a bucket."""
+
 from __future__ import annotations
 
 import json
@@ -6,73 +8,80 @@ from pathlib import Path
 import pytest
 
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot, UnsupportedStorageError
-from akool_dagster.storage.marker import Mark, OwnershipError, ensure_owner, read_mark, write_mark
+from akool_dagster.storage.marker import Mark, OwnershipError, ensure_owner, examine_mark, read_mark, write_mark
+from tests.integration.storage.helpers import files_below
 from tests.object_store import Fault, ObjectStore, ignore_conditions, lose_the_answer, refuse_conditions
 
 pytest_plugins = ["tests.integration.object_stores"]
 
 OURS, THEIRS = "ledger-1111", "ledger-2222"
-DAILY = "daily"
+MARKER = "akool/ledger.json"
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> StorageRoot:
-    return StorageRoot(str(tmp_path / "root"))
+def own(root: StorageRoot, ledger_id: str = OURS, granularity: str = "daily", *, first: bool = True) -> None:
+    ensure_owner(root, "akool", ledger_id, granularity, first=first)
 
 
-def marker(root: StorageRoot) -> Path:
-    return Path(root.uri("akool/ledger.json"))
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> StorageRoot:
+    return StorageRoot(request.getfixturevalue("object_store").url if request.param == "s3" else str(tmp_path))
 
 
-def test_a_new_root_is_marked(root: StorageRoot) -> None:
-    ensure_owner(root, "akool", OURS, DAILY, first=True)
-    assert json.loads(marker(root).read_text()) == {"ledger": OURS, "granularity": DAILY}
-    assert [path.name for path in marker(root).parent.iterdir()] == ["ledger.json"]
-
-
-def test_the_marker_is_written_once(root: StorageRoot) -> None:
-    ensure_owner(root, "akool", OURS, DAILY, first=True)
-    before = marker(root).stat()
-    ensure_owner(root, "akool", OURS, DAILY, first=True)
-    after = marker(root).stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-
-
-def test_another_ledgers_root_is_refused_with_both_names_and_the_way_out(root: StorageRoot) -> None:
-    ensure_owner(root, "akool", THEIRS, DAILY, first=True)
+def test_a_new_root_is_marked_once_and_is_refused_to_every_other_ledger(root: StorageRoot) -> None:
+    for first in (True, True, False):
+        own(root, first=first)
+        assert root.list_files("akool") == ["ledger.json"]
+        assert json.loads(root.read_bytes(MARKER) or b"") == {"ledger": OURS, "granularity": "daily"}
     with pytest.raises(OwnershipError) as caught:
-        ensure_owner(root, "akool", OURS, DAILY, first=True)
-    message = str(caught.value)
+        own(root, THEIRS)
     for part in (root.uri("akool"), OURS, THEIRS, "AKOOL_LEDGER_URL", "AKOOL_STORAGE", "Nothing was written"):
-        assert part in message
-    assert json.loads(marker(root).read_text()) == {"ledger": THEIRS, "granularity": DAILY}
+        assert part in str(caught.value)
+    ensure_owner(root, "two", THEIRS, "daily", first=True)  # another account of another ledger
+    assert read_mark(root, "akool") == Mark(ledger_id=OURS, granularity="daily")
 
 
 def test_another_granularity_is_refused_naming_both(root: StorageRoot) -> None:
-    ensure_owner(root, "akool", OURS, DAILY, first=True)
+    own(root)
     with pytest.raises(OwnershipError, match=r"have daily partitions, but the definitions say hourly.*Nothing was"):
-        ensure_owner(root, "akool", OURS, "hourly", first=False)
+        own(root, granularity="hourly", first=False)
 
 
 def test_a_marker_that_is_gone_after_the_first_landing_is_not_made_anew(root: StorageRoot) -> None:
     with pytest.raises(OwnershipError, match=r"is missing, though this ledger has landed here before: mount"):
-        ensure_owner(root, "akool", OURS, DAILY, first=False)
-    assert not marker(root).exists()
+        own(root, first=False)
+    assert not root.exists(MARKER)
 
 
-def test_two_accounts_of_two_ledgers_live_in_one_root(root: StorageRoot) -> None:
-    ensure_owner(root, "one", OURS, DAILY, first=True)
-    ensure_owner(root, "two", THEIRS, DAILY, first=True)
-    ensure_owner(root, "one", OURS, DAILY, first=True)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"{}", b'"x"', b"\xff\xfe"])
-def test_a_marker_that_cannot_be_read_stops_everything(root: StorageRoot, content: bytes) -> None:
-    ensure_owner(root, "akool", OURS, DAILY, first=True)
-    marker(root).write_bytes(content)
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"7", b"{}", b'"x"', b'{"ledger": 7}', b"\xff\xfe", b"[" * 99_999]
+)
+def test_a_marker_that_cannot_be_read_stops_everything(tmp_path: Path, content: bytes) -> None:
+    root, marker = StorageRoot(str(tmp_path)), tmp_path / MARKER
+    own(root)
+    marker.write_bytes(content)
     with pytest.raises(OwnershipError, match=r"ledger\.json cannot be read.*restore it from a backup"):
-        ensure_owner(root, "akool", OURS, DAILY, first=True)
-    assert marker(root).read_bytes() == content
+        own(root)
+    assert marker.read_bytes() == content
+
+
+@pytest.mark.parametrize("mark", [Mark(ledger_id=OURS, granularity="hourly"), Mark(ledger_id=THEIRS)])
+def test_a_mark_reads_back_whatever_was_written_there_before(root: StorageRoot, mark: Mark) -> None:
+    own(root)
+    write_mark(root, "akool", mark)
+    assert read_mark(root, "akool") == mark
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_why_a_folder_is_not_this_ledger_s_can_be_told(tmp_path: Path, is_new: bool) -> None:
+    root = StorageRoot(str(tmp_path))
+    assert examine_mark(root, "akool", OURS, is_new=is_new) == (None, None if is_new else "it has no ledger.json")
+    own(root)
+    mark = Mark(ledger_id=OURS, granularity="daily")
+    assert examine_mark(root, "akool", OURS, is_new=is_new) == (mark, None)
+    assert examine_mark(root, "akool", THEIRS, is_new=is_new) == (mark, f"its ledger.json names ledger {OURS}")
+    (tmp_path / MARKER).write_bytes(b"{")
+    found, reason = examine_mark(root, "akool", OURS, is_new=is_new)
+    assert (found, "cannot be read" in str(reason)) == (None, True)
 
 
 class UnwritableFiles(OsFiles):
@@ -81,10 +90,9 @@ class UnwritableFiles(OsFiles):
 
 
 def test_a_root_that_cannot_be_written_says_so_and_stays_unmarked(tmp_path: Path) -> None:
-    root = StorageRoot(str(tmp_path / "root"), files=UnwritableFiles())
     with pytest.raises(StorageError, match="Read-only file system"):
-        ensure_owner(root, "akool", OURS, DAILY, first=True)
-    assert list(marker(root).parent.iterdir()) == []
+        own(StorageRoot(str(tmp_path), files=UnwritableFiles()))
+    assert files_below(tmp_path) == []
 
 
 class Overtaken(OsFiles):
@@ -95,69 +103,41 @@ class Overtaken(OsFiles):
         self.faster = faster
 
     def link(self, source: Path, target: Path) -> None:
-        ensure_owner(self.root, "akool", self.faster, DAILY, first=True)
+        own(self.root, self.faster)
         super().link(source, target)
 
 
-def test_of_two_ledgers_that_land_first_at_the_same_moment_one_gets_the_root(root: StorageRoot) -> None:
-    slower = StorageRoot(root.uri(), files=Overtaken(root, faster=THEIRS))
+def test_when_two_runs_land_first_at_the_same_moment_one_ledger_gets_the_root(tmp_path: Path) -> None:
+    root = StorageRoot(str(tmp_path))
+    own(StorageRoot(str(tmp_path), files=Overtaken(root, faster=OURS)))  # both are runs of one ledger
+    assert root.remove(MARKER)
     with pytest.raises(OwnershipError, match=f"belongs to ledger {THEIRS}"):
-        ensure_owner(slower, "akool", OURS, DAILY, first=True)
-    assert json.loads(marker(root).read_text()) == {"ledger": THEIRS, "granularity": DAILY}
-    assert list(marker(root).parent.iterdir()) == [marker(root)]
-
-
-def test_two_runs_of_one_ledger_that_land_first_at_the_same_moment_both_go_on(root: StorageRoot) -> None:
-    slower = StorageRoot(root.uri(), files=Overtaken(root, faster=OURS))
-    ensure_owner(slower, "akool", OURS, DAILY, first=True)
-    assert read_mark(root, "akool") == Mark(ledger_id=OURS, granularity=DAILY)
-
-
-def test_a_mark_reads_back(root: StorageRoot) -> None:
-    mark = Mark(ledger_id=OURS, granularity="hourly")
-    write_mark(root, "akool", mark)
-    assert read_mark(root, "akool") == mark
+        own(StorageRoot(str(tmp_path), files=Overtaken(root, faster=THEIRS)))
+    assert read_mark(root, "akool") == Mark(ledger_id=THEIRS, granularity="daily")
+    assert files_below(tmp_path) == [MARKER]
 
 
 # In object storage
 
 
-@pytest.fixture
-def remote(object_store: ObjectStore) -> StorageRoot:
-    return StorageRoot(object_store.url)
-
-
-def test_a_bucket_is_marked_once(remote: StorageRoot) -> None:
-    for first in (True, True, False):
-        ensure_owner(remote, "akool", OURS, DAILY, first=first)
-    with pytest.raises(OwnershipError, match=THEIRS):
-        ensure_owner(remote, "akool", THEIRS, DAILY, first=True)
-    write_mark(remote, "akool", Mark(ledger_id=THEIRS))
-    assert read_mark(remote, "akool") == Mark(ledger_id=THEIRS)
-
-
-def test_a_mark_whose_answer_got_lost_is_ours(remote: StorageRoot, object_store: ObjectStore) -> None:
+def test_a_mark_whose_answer_got_lost_is_ours(object_store: ObjectStore) -> None:
+    root = StorageRoot(object_store.url)
     object_store.break_("PutObject", lose_the_answer, times=1)
-    ensure_owner(remote, "akool", OURS, DAILY, first=True)
-    assert read_mark(remote, "akool") == Mark(ledger_id=OURS, granularity=DAILY)
+    own(root)
+    assert read_mark(root, "akool") == Mark(ledger_id=OURS, granularity="daily")
 
 
 @pytest.mark.parametrize("fault", [ignore_conditions, refuse_conditions])
 def test_a_store_without_conditional_writes_is_refused_and_stays_unmarked(
-    fault: Fault, remote: StorageRoot, object_store: ObjectStore
+    fault: Fault, object_store: ObjectStore
 ) -> None:
+    root = StorageRoot(object_store.url)
     object_store.break_("PutObject", fault)
-    with pytest.raises(UnsupportedStorageError, match="has no conditional writes"):
-        ensure_owner(remote, "akool", OURS, DAILY, first=True)
-    with pytest.raises(UnsupportedStorageError, match="has no conditional writes"):
-        write_mark(remote, "akool", Mark(ledger_id=OURS))
-    assert object_store.objects() == {}
-
-
-def test_a_run_that_was_killed_after_the_first_creation_does_not_hide_such_a_store(
-    remote: StorageRoot, object_store: ObjectStore
-) -> None:
-    object_store.break_("PutObject", ignore_conditions)
-    object_store.write("akool/ledger.json", json.dumps({"ledger": OURS}).encode())
+    for write in (own, lambda root: write_mark(root, "akool", Mark(ledger_id=OURS))):
+        with pytest.raises(UnsupportedStorageError, match="has no conditional writes"):
+            write(root)
+        assert object_store.objects() == {}
+    # A run that was killed after the first creation has left its mark.
+    object_store.write(MARKER, json.dumps({"ledger": OURS}).encode())
     with pytest.raises(UnsupportedStorageError):
-        ensure_owner(remote, "akool", OURS, DAILY, first=True)
+        own(root)

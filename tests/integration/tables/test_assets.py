@@ -22,6 +22,7 @@ from akool_dagster.storage import StorageRoot
 from akool_dagster.tables import RESULT_TABLES, TABLES
 from akool_dagster.tables.files import land
 from tests.clock import FakeClock
+from tests.deployment import failure_of
 from tests.integration.tables.helpers import ACCOUNT, DAY, create_ledger, job_id, settle, table_of
 from tests.landed_tables import grid_of, rows_of
 
@@ -95,21 +96,9 @@ def home(tmp_path: Path, clock: FakeClock, instance: dg.DagsterInstance) -> Iter
         yield home
 
 
-def failure_of(result: Any) -> str:
-    """Return why a run failed, in the words that the UI shows."""
-    assert not result.success
-    texts = []
-    for event in result.all_events:
-        data = event.event_specific_data
-        failure, error = getattr(data, "user_failure_data", None), getattr(data, "error", None)
-        texts += [getattr(failure, "description", None) or "", getattr(error, "message", None) or ""]
-    return " ".join(texts)
-
-
 def metadata_of(result: Any, name: str) -> dict[str, Any]:
-    (event,) = result.asset_materializations_for_node(f"{ACCOUNT}_results_tables")[list(RESULT_TABLES).index(name) :][
-        :1
-    ]
+    events = result.asset_materializations_for_node(f"{ACCOUNT}_results_tables")
+    (event,) = (event for event in events if event.asset_key.path[-1] == name)
     return {key: value.value for key, value in event.metadata.items()}
 
 
@@ -189,13 +178,6 @@ def test_another_io_manager_gets_frames_with_arrow_types_and_no_root_is_marked(h
 # The marker
 
 
-def mark(home: Home, content: str) -> Path:
-    file = home.root / ACCOUNT / "ledger.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(content)
-    return file
-
-
 def test_the_first_landing_marks_the_root_and_a_root_without_the_mark_is_refused_afterwards(home: Home) -> None:
     assert home.land().success
     file = home.root / ACCOUNT / "ledger.json"
@@ -207,21 +189,13 @@ def test_the_first_landing_marks_the_root_and_a_root_without_the_mark_is_refused
     assert not file.exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (
-            '{"ledger": "another", "granularity": "daily"}',
-            ["belongs to ledger another", "`akool-dagster ledger adopt`"],
-        ),
-        ("[]", ["cannot be read", "`akool-dagster ledger adopt`"]),
-        ('{"ledger": 7}', ["cannot be read"]),
-    ],
-)
-def test_a_root_that_is_not_this_ledgers_is_refused_in_one_sentence(home: Home, content: str, words: list[str]) -> None:
-    file = mark(home, content)
+def test_a_root_of_another_ledger_is_refused_in_one_sentence_and_nothing_is_written(home: Home) -> None:
+    file = home.root / ACCOUNT / "ledger.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"ledger": "another", "granularity": "daily"}')
     message = failure_of(home.land())
-    assert all(word in message for word in [*words, str(file.parent)])
+    for words in (str(file.parent), "belongs to ledger another", "`akool-dagster ledger adopt`"):
+        assert words in message
     assert [entry.name for entry in file.parent.iterdir()] == ["ledger.json"]
     assert home.landed == {}
 

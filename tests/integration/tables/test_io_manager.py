@@ -1,4 +1,7 @@
+"""`ParquetIOManager` with assets of any kind: one file a partition, frames and Arrow tables."""
+
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -9,6 +12,7 @@ import pytest
 
 from akool_dagster import TABLES, ParquetIOManager
 from akool_dagster.io_manager import TABLE_METADATA
+from tests.deployment import failure_of
 
 DAYS = dg.DailyPartitionsDefinition("2026-03-01", end_date="2026-03-05")
 
@@ -68,31 +72,27 @@ def test_an_unpartitioned_asset_reads_every_partition_that_has_landed(
     assert pq.read_table(root / "total.parquet").num_rows == 1
 
 
-def test_an_input_annotated_as_arrow_table_is_one(instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    seen: list[pa.Table] = []
-
-    @dg.asset(partitions_def=DAYS)
-    def copy(sales: pa.Table) -> pa.Table:
-        seen.append(sales)
-        return sales
-
-    root = tmp_path / "storage"
-    assert run(instance, root, [sales], "sales", "2026-03-01").success
-    assert run(instance, root, [sales, copy], "copy", "2026-03-01").success
-    assert seen[0].column("amount").to_pylist() == [2**53 + 1]
+@dg.asset(partitions_def=DAYS)
+def copied(sales: pa.Table) -> pa.Table:
+    return sales
 
 
-def test_a_partition_that_has_not_landed_is_an_error_that_names_it(
+def test_an_input_annotated_as_arrow_table_is_one_and_a_table_is_stored_as_it_is(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    @dg.asset(partitions_def=DAYS)
-    def copy(sales: pd.DataFrame) -> pd.DataFrame:
-        return sales
+    for name in ("sales", "copied"):
+        assert run(instance, tmp_path, [sales, copied], name, "2026-03-01").success
+    assert pq.read_table(tmp_path / "copied/2026-03-01.parquet").column("amount").to_pylist() == [2**53 + 1]
 
-    result = run(instance, tmp_path / "storage", [sales, copy], "copy", "2026-03-04")
-    assert not result.success
-    messages = [str(event) for event in result.all_events if event.is_failure]
-    assert any("2026-03-04" in message and "Materialize it first" in message for message in messages)
+
+def test_a_partition_that_has_not_landed_or_is_no_parquet_is_an_error_with_the_way_out(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    (tmp_path / "sales").mkdir()
+    (tmp_path / "sales/2026-03-01.parquet").write_text("<html>")
+    for day, words in {"2026-03-01": "move it away", "2026-03-04": "Materialize it first"}.items():
+        failures = failure_of(run(instance, tmp_path, [sales, copied], "copied", day))
+        assert f"{day}.parquet" in failures and words in failures
 
 
 def test_the_partitions_of_a_table_of_ours_are_an_empty_table_with_its_schema_when_none_has_landed(
@@ -109,19 +109,6 @@ def test_the_partitions_of_a_table_of_ours_are_an_empty_table_with_its_schema_wh
 
     assert run(instance, tmp_path / "storage", [credits_table, total], "total").success
     assert list(seen[0].columns) == TABLES["credits"].schema.names
-
-
-def test_a_file_that_is_not_parquet_is_an_error_with_the_way_out(instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    @dg.asset(partitions_def=DAYS)
-    def copy(sales: pd.DataFrame) -> pd.DataFrame:
-        return sales
-
-    file = tmp_path / "storage" / "sales" / "2026-03-01.parquet"
-    file.parent.mkdir(parents=True)
-    file.write_text("<html>")
-    result = run(instance, tmp_path / "storage", [sales, copy], "copy", "2026-03-01")
-    assert not result.success
-    assert any("move it away" in str(event) for event in result.all_events if event.is_failure)
 
 
 def test_an_hourly_partition_has_a_file_name_without_a_colon(instance: dg.DagsterInstance, tmp_path: Path) -> None:
@@ -148,12 +135,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(instance: dg.DagsterIns
     assert (root / "sales/2026-03-01.parquet").read_bytes() == before
 
 
-def stored(instance: dg.DagsterInstance, root: Path, frame: pd.DataFrame) -> dg.ExecuteInProcessResult:
-    @dg.asset
-    def mine() -> pd.DataFrame:
-        return frame
-
-    return run(instance, root, [mine], "mine")
+def store(root: Path, frame: pd.DataFrame) -> None:
+    context: Any = SimpleNamespace(asset_key=dg.AssetKey("mine"), has_asset_partitions=False, add_output_metadata=dict)
+    ParquetIOManager(storage_root=str(root)).handle_output(context, frame)
 
 
 CREDITS = pd.DataFrame({"model": ["a", "a", "b"], "size": ["x", "y", "x"], "credits": [20.0, 30.0, 5.0]})
@@ -171,10 +155,10 @@ CREDITS = pd.DataFrame({"model": ["a", "a", "b"], "size": ["x", "y", "x"], "cred
     ],
 )
 def test_an_index_is_stored_as_columns_unless_it_only_counts_rows(
-    instance: dg.DagsterInstance, tmp_path: Path, frame: pd.DataFrame, expected: dict[str, Any]
+    tmp_path: Path, frame: pd.DataFrame, expected: dict[str, Any]
 ) -> None:
     columns = list(frame.columns)
-    assert stored(instance, tmp_path, frame).success
+    store(tmp_path, frame)
     assert pq.read_table(tmp_path / "mine.parquet").to_pydict() == expected
     assert list(frame.columns) == columns  # what the asset returned is not changed
 
@@ -188,16 +172,12 @@ def test_an_index_is_stored_as_columns_unless_it_only_counts_rows(
         (pd.DataFrame({"complex": [1j]}), "column complex"),
     ],
 )
-def test_a_frame_that_is_no_table_is_refused_in_a_sentence(
-    instance: dg.DagsterInstance, tmp_path: Path, frame: pd.DataFrame, why: str
-) -> None:
-    result = stored(instance, tmp_path, frame)
-    (failed,) = (event for event in result.all_events if event.is_step_failure)
-    error = failed.step_failure_data.error
-    assert error is not None
-    assert "Failure: This DataFrame cannot be stored as a table: " in error.message
-    assert why in error.message
-    assert not (tmp_path / "mine.parquet").exists()
+def test_a_frame_that_is_no_table_is_refused_in_a_sentence(tmp_path: Path, frame: pd.DataFrame, why: str) -> None:
+    with pytest.raises(dg.Failure) as caught:
+        store(tmp_path, frame)
+    assert str(caught.value.description).startswith("This DataFrame cannot be stored as a table: ")
+    assert why in str(caught.value.description)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -213,20 +193,16 @@ def test_partitions_with_different_types_are_read_as_one_table_or_refused_in_a_s
 ) -> None:
     seen: list[pa.Table] = []
 
-    @dg.asset(partitions_def=DAYS)
-    def mine(context: dg.AssetExecutionContext) -> pd.DataFrame:
-        return pd.DataFrame({"n": days[context.partition_key]})
-
     @dg.asset
-    def all_days(mine: pa.Table) -> None:
-        seen.append(mine)
+    def all_days(sales: pa.Table) -> None:
+        seen.append(sales)
 
-    for day in days:
-        assert run(instance, tmp_path, [mine], "mine", day).success
-    result = run(instance, tmp_path, [mine, all_days], "all_days")
+    (tmp_path / "sales").mkdir()
+    for day, values in days.items():
+        pq.write_table(pa.table({"n": values}), tmp_path / f"sales/{day}.parquet")
+    result = run(instance, tmp_path, [sales, all_days], "all_days")
     if together is not None:
         assert result.success
         assert seen[0].column("n").to_pylist() == together
-        return
-    messages = [str(event) for event in result.all_events if event.is_failure]
-    assert any("The partitions of mine do not go into one table: " in message for message in messages)
+    else:
+        assert "The partitions of sales do not go into one table: " in failure_of(result)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from akool_dagster.storage.connection import reason
+from akool_dagster.storage.errors import reason
 
 URL = "https://account.blob.core.windows.net/box/x?sv=2024&sig=hunter2"
 

@@ -14,6 +14,8 @@ Row = dict[str, Any]
 Side = dict[str, Row]
 """What one ledger or file knows, by id."""
 
+IDS = "abcdef"
+
 STATES: Mapping[str, Sequence[str | None]] = {
     "statuses": [state for state in JobState if state != JobState.FORGOTTEN],
     "videos": list(VideoState),
@@ -27,15 +29,18 @@ _VERSIONS = st.integers(0, 5)
 
 
 def row_of(spec: TableSpec, identifier: str | None, *, version: int | None, state: str | None = None) -> Row:
-    column = spec.progress[0] if spec.progress else TEXT[spec.name]
+    column = spec.progress[0] if spec.progress[1] else TEXT[spec.name]
     return {"_id": identifier, "version": version, column: state, TEXT[spec.name]: f"{version} {state}"}
 
 
 def sides(spec: TableSpec, versions: st.SearchStrategy[int] = _VERSIONS) -> st.SearchStrategy[Side]:
-    """Return a strategy for what a ledger knows of eight jobs."""
-    copies = st.builds(lambda version, state: (version, state), versions, st.sampled_from(STATES[spec.name]))
-    return st.dictionaries(st.sampled_from("abcdefgh"), copies).map(
-        lambda known: {one: row_of(spec, one, version=v, state=s) for one, (v, s) in known.items()}
+    """Return a strategy for what a ledger knows of the jobs `IDS`; copies of one version may differ."""
+    copies = st.tuples(versions, st.sampled_from(STATES[spec.name]), st.integers(0, 3))
+    return st.dictionaries(st.sampled_from(IDS), copies, min_size=2).map(
+        lambda known: {
+            one: row_of(spec, one, version=version, state=state) | {TEXT[spec.name]: f"{version} {state} {copy}"}
+            for one, (version, state, copy) in known.items()
+        }
     )
 
 
@@ -44,7 +49,7 @@ def rank(spec: TableSpec, row: Row) -> tuple[int, int]:
         "statuses": {JobState.COMPLETED: 1, JobState.FAILED: 1},
         "videos": {VideoState.STORED: 2, VideoState.UNVERIFIED: 1},
     }
-    return ranks[spec.name].get(row[spec.progress[0]], 0) if spec.progress else 0, row["version"] or 0
+    return ranks[spec.name].get(row[spec.progress[0]], 0) if spec.progress[1] else 0, row["version"] or 0
 
 
 def merged(spec: TableSpec, ledger: Side, file: Side) -> Side:

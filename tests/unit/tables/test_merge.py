@@ -5,13 +5,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akool_dagster.tables import TABLES, TableSpec
 from akool_dagster.tables.merge import Merge, UnorderedRowsError
 from tests.integration.tables.helpers import table_of
-from tests.unit.tables.rows import Side, merged, row_of, sides
+from tests.thoroughness import thorough
+from tests.unit.tables.rows import IDS, Side, merged, row_of, sides
 
 SPECS = st.sampled_from(["results", "statuses", "videos"]).map(lambda name: TABLES[name])
 
@@ -24,11 +25,12 @@ def cut(table: pa.Table, lengths: Sequence[int]) -> Iterator[pa.RecordBatch]:
         start += length
 
 
+@settings(max_examples=thorough(60, 1000))
 @given(st.data())
 def test_of_two_rows_the_further_one_stays_whole_however_the_sides_are_cut_into_batches(data: st.DataObject) -> None:
     spec = data.draw(SPECS)
     ours, theirs = data.draw(sides(spec)), data.draw(sides(spec))
-    forgotten = data.draw(st.sets(st.sampled_from("abcdefgh"), max_size=2))
+    forgotten = data.draw(st.sets(st.sampled_from(IDS), max_size=2))
     lengths = st.lists(st.integers(0, 3), max_size=4)
     merge = Merge(
         spec,
@@ -41,7 +43,7 @@ def test_of_two_rows_the_further_one_stays_whole_however_the_sides_are_cut_into_
     assert found.equals(table_of(spec, expected.values()))
     carried = [row for one, row in theirs.items() if one not in ours and one not in forgotten]
     assert merge.carried_over == len(carried)
-    column = spec.progress[0] if spec.progress else "_id"
+    column = spec.progress[0]
     assert merge.carried_over_not_ended == sum(row[column] in spec.open for row in carried)
 
 
