@@ -13,7 +13,7 @@ import pytest
 from akool_dagster.storage import OsFiles, StorageFullError, StorageRoot
 from akool_dagster.videos.fetch import Outcome
 from akool_dagster.videos.space import DiskSpace, NoRoomError
-from tests.integration.video_words import FOLDER, Fetch, files_below, requested
+from tests.integration.videos.helpers import FOLDER, Fetch, files_below, requested
 from tests.mp4 import render_video
 from tests.video_server import Answer, VideoServer
 

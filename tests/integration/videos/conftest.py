@@ -1,4 +1,4 @@
-"""A pytest plugin: the fixture ``land``, a landing of videos from an emulator."""
+"""The fixture ``land``, a landing of videos from an emulator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from akool_dagster.emulator import AkoolEmulator
 from akool_dagster.ledger import JobLedger
 from akool_dagster.storage import StorageRoot
 from tests.clock import FakeClock
-from tests.integration.video_landings import FAILED_JOB, JOBS, PRIVATE_JOB, Landing
+from tests.integration.videos.landings import FAILED_JOB, JOBS, PRIVATE_JOB, Landing
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,8 @@ from akool_dagster.storage import OsFiles, StorageError, StorageRoot
 from akool_dagster.videos.fetch import Progress
 from akool_dagster.videos.landing import VideoLandingReport, progress_line
 from tests.clock import FakeClock
-from tests.integration.video_landings import DAY, IDS, Landing, WallClock, path_of
+from tests.integration.videos.landings import DAY, IDS, Landing, WallClock, path_of
 from tests.scripted_api import FIRST_SECOND, job_id
-
-pytest_plugins = ["tests.integration.emulated_videos"]
-
 
 # What goes well
 

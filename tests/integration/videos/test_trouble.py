@@ -16,7 +16,7 @@ from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.fetch import Outcome
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
 from akool_dagster.videos.schedule import Failure
-from tests.integration.video_words import FOLDER, NEVER, Fetch, FlyingClock, files_below, held_clock, requested
+from tests.integration.videos.helpers import FOLDER, NEVER, Fetch, FlyingClock, files_below, held_clock, requested
 from tests.mp4 import render_video
 from tests.video_server import Answer, VideoServer
 

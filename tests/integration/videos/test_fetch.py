@@ -21,7 +21,7 @@ from akool_dagster.videos.fetch import (
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
 from akool_dagster.videos.schedule import Failure
 from tests.clock import FakeClock
-from tests.integration.video_words import (
+from tests.integration.videos.helpers import (
     DAY_MS,
     FOLDER,
     NEVER,

@@ -25,7 +25,7 @@ from akool_dagster.videos.fetch import FetchLimits
 from akool_dagster.videos.landing import VideoLanding, VideoLandingReport
 from akool_dagster.videos.schedule import FEWEST_ATTEMPTS
 from tests.clock import FakeClock
-from tests.integration.video_landings import WallClock
+from tests.integration.videos.landings import WallClock
 from tests.scripted_api import job_id
 from tests.ticks import ACCOUNT, jobs, new_client
 

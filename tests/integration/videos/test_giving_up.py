@@ -15,10 +15,8 @@ from akool_dagster.storage import STALE_SECONDS, OsFiles, StorageFullError, Stor
 from akool_dagster.videos.landing import VideoLandingReport
 from akool_dagster.videos.refresh import GIVE_UP_AFTER
 from akool_dagster.videos.schedule import FEWEST_ATTEMPTS, FINAL_ATTEMPTS, GRACE_MS
-from tests.integration.video_landings import DAY, FAILED_JOB, IDS, PRIVATE_JOB, Landing, path_of
+from tests.integration.videos.landings import DAY, FAILED_JOB, IDS, PRIVATE_JOB, Landing, path_of
 from tests.scripted_api import job_id
-
-pytest_plugins = ["tests.integration.emulated_videos"]
 
 
 def after_its_time(land: Landing, identifier: str = IDS[0]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from akool_dagster.storage import OsFiles, StorageFullError, StorageRoot
 from akool_dagster.videos.schedule import Failure
-from tests.integration.video_words import FOLDER, Fetch, requested
+from tests.integration.videos.helpers import FOLDER, Fetch, requested
 from tests.mp4 import render_video
 from tests.object_store import ObjectStore
 from tests.video_server import VideoServer
