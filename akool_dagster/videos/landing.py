@@ -1,4 +1,4 @@
-"""The due videos of a stretch of time: from the ledger to verified files, each outcome recorded as it comes."""
+"""Land the due videos of a span of time: fetch them, and record each outcome in the ledger as it comes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.ledger import AccountLedger, JobForgottenError, LeaseLostError, VideoState
 from akool_dagster.ledger.records import DueVideo, VideoFailure
 from akool_dagster.storage import StorageRoot
+from akool_dagster.videos.errors import Failure
 from akool_dagster.videos.fairness import GIVE_UP_AFTER
-from akool_dagster.videos.fetch import FetchLimits, Progress, fetch_videos
+from akool_dagster.videos.fetch import FetchLimits, fetch_videos
 from akool_dagster.videos.leftovers import remove_leftovers
 from akool_dagster.videos.refresh import AkoolSays, UrlRefresher
-from akool_dagster.videos.schedule import Failure, decide_fate, next_attempt_ms
+from akool_dagster.videos.schedule import decide_fate, next_attempt_ms
 from akool_dagster.videos.store import FailedVideo, Outcome, StoredVideo, VideoRequest, day_of
 
 FILE_ENDINGS = (".mp4", ".unverified", ".webp")
@@ -121,9 +122,9 @@ class VideoLanding:
                 remove_video(self._root, self._folder, job_id, self._due[job_id].partition_at)
             raise
 
-    def _show(self, progress: Progress) -> None:
+    def _show(self, progress: str) -> None:
         self._before_effect()
-        self._log(progress_line(progress))
+        self._log(progress)
 
     def _record(self, outcome: Outcome) -> None:
         self._before_effect()
@@ -172,7 +173,7 @@ class VideoLanding:
             job_id=failed.job_id,
             error=f"{failed.error} {reason}".strip(),
             state=state,
-            next_at=next_attempt_ms(max(attempts, 1), now, retryable=failed.retryable) if is_pending else None,
+            next_at=next_attempt_ms(max(attempts, 1), now, failed.failure) if is_pending else None,
             refused=failed.refused,
             counts=failed.counts,
         )
@@ -208,12 +209,3 @@ def manifest_record(stored: StoredVideo) -> dict[str, object]:
         "downloaded_at": stored.downloaded_at_ms,
         **asdict(stored.facts),
     }
-
-
-def progress_line(progress: Progress) -> str:
-    """Return a fetch's progress as one line for people."""
-    size, pace = progress.bytes / 1e6, progress.rate_bytes_per_s / 1e6
-    line = f"{progress.done} of {progress.total} videos, {size:.1f} MB, {pace:.1f} MB/s"
-    if progress.remaining_seconds is None:
-        return line
-    return f"{line}, about {progress.remaining_seconds:.0f} s remaining"

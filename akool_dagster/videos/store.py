@@ -1,4 +1,4 @@
-"""One video: download, verify, publish, and one more try when its URL is over."""
+"""Store one video: download, verify, publish, and one more try when its URL is over."""
 
 from __future__ import annotations
 
@@ -19,19 +19,12 @@ from akool_dagster.http.bounds import Bounds, call_within
 from akool_dagster.http.errors import TransportError
 from akool_dagster.http.transport import HttpTransport
 from akool_dagster.storage import StorageError, StorageFullError, StorageRoot
+from akool_dagster.videos.disk import DiskReservation, DiskTooSmallError
 from akool_dagster.videos.download import download_video
-from akool_dagster.videos.errors import (
-    ExpiredUrlError,
-    HostTroubleError,
-    RefusedFileError,
-    UnplayableVideoError,
-    VideoError,
-)
-from akool_dagster.videos.kept import is_text, keep_refused, kept_path, take_kept, verify_stored
+from akool_dagster.videos.errors import ExpiredUrlError, Failure, RefusedFileError, UnplayableVideoError, VideoError
+from akool_dagster.videos.kept import is_text, keep_refused, kept_path, take_existing
 from akool_dagster.videos.probe import VideoFacts, probe_video
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
-from akool_dagster.videos.schedule import Failure
-from akool_dagster.videos.space import NoRoomError, Room
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +38,7 @@ class VideoRequest:
     expires_at_ms: int
     partition_at_ms: int
     attempts: int = 0
-    """How many were made before."""
+    """Attempts that were made before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +52,7 @@ class StoredVideo:
     sha256: str
     facts: VideoFacts
     source_url: str
-    """The URL it came from: that of the request, or the newer one that Akool gave."""
+    """The URL that the video came from: that of the request, or the newer URL that Akool gave."""
     downloaded_at_ms: int
     downloaded: bool = True
     """Whether it was downloaded now. Otherwise the file was in the storage root already."""
@@ -85,19 +78,14 @@ class FailedVideo:
     kept: str | None = None
     """Where a file that the verifier refused is kept, relative to the storage root; None when there is none."""
     counts: bool = True
-    """Whether this was an attempt. It was none when what the verifier refused could not be kept."""
-
-    @property
-    def retryable(self) -> bool:
-        """Whether trying again soon can help."""
-        return self.failure is not Failure.LASTING
+    """Whether this was an attempt. An attempt whose refused file could not be kept is none."""
 
 
 Outcome: TypeAlias = StoredVideo | FailedVideo
 
 
 def day_of(partition_at_ms: int) -> str:
-    """Return the name of the folder for the videos of a moment's UTC day."""
+    """Return the name of the folder for the videos of a UTC day."""
     return datetime.fromtimestamp(partition_at_ms / 1000, tz=UTC).date().isoformat()
 
 
@@ -107,7 +95,7 @@ def video_path(folder: str, request: VideoRequest) -> str:
 
 
 class VideoStorer:
-    """What one thread does for one video."""
+    """Stores one video after the other; usable from several threads."""
 
     def __init__(
         self,
@@ -128,11 +116,11 @@ class VideoStorer:
         self._clock = clock
         self._max_bytes = max_bytes
 
-    def fetch(self, request: VideoRequest, bounds: Bounds, room: Room) -> Outcome:
-        """Store one video, with one more try when its URL is over, under the one that Akool then gives.
+    def fetch(self, request: VideoRequest, bounds: Bounds, reservation: DiskReservation) -> Outcome:
+        """Store one video, with one more try when its URL is over, under the URL that Akool then gives.
 
         A whole video that is in the storage root already is taken without a download: the file at its destination,
-        or the one that was kept when an older verifier refused it. What the verifier refuses is kept.
+        or the file that was kept when an older verifier refused it. What the verifier refuses is kept.
         Raises `StorageError`, and whatever ``before_publish`` does: those concern every video.
         """
         if there := self._take_existing(request):
@@ -141,49 +129,31 @@ class VideoStorer:
         try:
             try:
                 if not url:  # Akool gave none yet, or the ledger was restored from tables without it
-                    raise ExpiredUrlError("Its URL is not known.", status=404)
-                return self._store(request, url, None, bounds, room)
-            except ExpiredUrlError as error:
+                    raise ExpiredUrlError("Its URL is not known.", Failure.GONE)
+                return self._store(request, url, None, bounds, reservation)
+            except ExpiredUrlError:
                 refreshed = self._refreshed(request, bounds)
                 if refreshed.url is None:
-                    raise ExpiredUrlError(f"{error} {refreshed.remark}", status=error.status) from None
+                    raise
                 url = refreshed.url
-            try:
-                return self._store(request, url, refreshed, bounds, room)
-            except ExpiredUrlError as error:
-                raise ExpiredUrlError(f"{error} {refreshed.remark}", status=error.status) from None
+                return self._store(request, url, refreshed, bounds, reservation)
         except VideoError as error:
+            is_over = isinstance(error, ExpiredUrlError) and refreshed is not None
             return FailedVideo(
                 job_id=request.job_id,
-                error=str(error),
-                failure=_failure(error),
+                error=f"{error} {refreshed.remark}" if is_over and refreshed else str(error),
+                failure=error.failure,
                 host=host_of(url),
-                host_answers=_host_answers(error),
+                host_answers=error.host_answers,
                 refreshed=refreshed,
                 refused=isinstance(error, RefusedFileError),
                 kept=self._kept(request),
                 counts=not isinstance(error, RefusedFileError) or error.counts,
             )
 
-    def _with_url(self, stored: StoredVideo, request: VideoRequest, bounds: Bounds) -> StoredVideo:
-        """Ask Akool for the URL of a video that is there, since the job's row shows none; the video is safe anyway."""
-        try:
-            refreshed = self._refreshed(request, bounds)
-        except VideoError:
-            return stored
-        return replace(stored, source_url=refreshed.url or "", refreshed=refreshed)
-
-    def _remove_kept(self, relative: str) -> None:
-        try:
-            self._root.remove(kept_path(relative))
-        except StorageError as error:  # the video itself is safe
-            logger.warning("A refused file stays beside the verified video. %s", error)
-
     def _take_existing(self, request: VideoRequest) -> StoredVideo | None:
         relative = video_path(self._folder, request)
-        verified = verify_stored(self._root, relative)
-        if verified is None:
-            verified = take_kept(self._root, relative, self._before_publish)
+        verified = take_existing(self._root, relative, self._before_publish)
         if verified is None:
             return None
         self._remove_kept(relative)
@@ -196,6 +166,58 @@ class VideoStorer:
             source_url=request.source_url,
             downloaded_at_ms=self._clock.now_ms(),
             downloaded=False,
+        )
+
+    def _with_url(self, stored: StoredVideo, request: VideoRequest, bounds: Bounds) -> StoredVideo:
+        """Ask Akool for the URL of a video that is there, since the job's row shows none; the video is safe anyway."""
+        try:
+            refreshed = self._refreshed(request, bounds)
+        except VideoError:
+            return stored
+        return replace(stored, source_url=refreshed.url or "", refreshed=refreshed)
+
+    def _store(
+        self,
+        request: VideoRequest,
+        url: str,
+        refreshed: Refreshed | None,
+        bounds: Bounds,
+        reservation: DiskReservation,
+    ) -> StoredVideo:
+        relative = video_path(self._folder, request)
+        try:
+            with self._root.temporary(relative) as path:
+                with _unexpected_is_a_failure_of(request):
+                    downloaded = download_video(
+                        url,
+                        path,
+                        http=self._http,
+                        bounds=bounds,
+                        files=self._root.files,
+                        reservation=reservation,
+                        max_bytes=self._max_bytes,
+                    )
+                facts = self._verify(request, path)
+                self._before_publish()
+                self._root.publish(path, relative)
+            self._remove_kept(relative)
+        except DiskTooSmallError:
+            raise
+        except StorageFullError as error:
+            if reservation.length is None:
+                raise
+            raise StorageFullError(f"{error} The video has {reservation.length / 1e6:.1f} MB.") from error
+        except OSError as error:  # the disk's own are a `StorageError` by now
+            raise _unexpected(request, error) from error
+        return StoredVideo(
+            job_id=request.job_id,
+            path=relative,
+            bytes=downloaded.bytes,
+            sha256=downloaded.sha256,
+            facts=facts,
+            source_url=url,
+            downloaded_at_ms=self._clock.now_ms(),
+            refreshed=refreshed,
         )
 
     def _verify(self, request: VideoRequest, path: Path) -> VideoFacts:
@@ -214,7 +236,7 @@ class VideoStorer:
                 raise
             except StorageError as trouble:
                 raise RefusedFileError(f"{error} The file could not be kept: {trouble}", counts=False) from error
-            raise RefusedFileError(f"{error} The file is kept as {kept}.") from error
+            raise RefusedFileError(f"{error} The file is kept as {kept}.", counts=True) from error
 
     def _kept(self, request: VideoRequest) -> str | None:
         kept = kept_path(video_path(self._folder, request))
@@ -223,49 +245,11 @@ class VideoStorer:
         except StorageError:
             return None
 
-    def _store(
-        self,
-        request: VideoRequest,
-        url: str,
-        refreshed: Refreshed | None,
-        bounds: Bounds,
-        room: Room,
-    ) -> StoredVideo:
-        relative = video_path(self._folder, request)
+    def _remove_kept(self, relative: str) -> None:
         try:
-            with self._root.temporary(relative) as path:
-                with _unexpected_is_a_failure_of(request):
-                    downloaded = download_video(
-                        url,
-                        path,
-                        http=self._http,
-                        bounds=bounds,
-                        files=self._root.files,
-                        room=room,
-                        max_bytes=self._max_bytes,
-                    )
-                facts = self._verify(request, path)
-                self._before_publish()
-                self._root.publish(path, relative)
-            self._remove_kept(relative)
-        except NoRoomError:
-            raise
-        except StorageFullError as error:
-            if room.expected is None:
-                raise
-            raise StorageFullError(f"{error} The video has {room.expected / 1e6:.1f} MB.") from error
-        except OSError as error:  # the disk's own are a `StorageError` by now
-            raise _unexpected(request, error) from error
-        return StoredVideo(
-            job_id=request.job_id,
-            path=relative,
-            bytes=downloaded.bytes,
-            sha256=downloaded.sha256,
-            facts=facts,
-            source_url=url,
-            downloaded_at_ms=self._clock.now_ms(),
-            refreshed=refreshed,
-        )
+            self._root.remove(kept_path(relative))
+        except StorageError as error:  # the video itself is safe
+            logger.warning("A refused file stays beside the verified video. %s", error)
 
     def _refreshed(self, request: VideoRequest, bounds: Bounds) -> Refreshed:
         def ask() -> Refreshed:
@@ -279,21 +263,9 @@ class VideoStorer:
             raise _unexpected(request, error) from error
 
 
-def _failure(error: VideoError) -> Failure:
-    if isinstance(error, ExpiredUrlError):
-        return Failure.FORBIDDEN if error.status == 403 else Failure.GONE
-    return Failure.PASSING if error.retryable else Failure.LASTING
-
-
-def _host_answers(error: VideoError) -> bool | None:
-    if isinstance(error, HostTroubleError):
-        return False
-    return True if isinstance(error, ExpiredUrlError) else None
-
-
 @contextmanager
 def _unexpected_is_a_failure_of(request: VideoRequest) -> Iterator[None]:
-    """Turn an exception that nobody foresaw into a `VideoError`, so that it stops no other video."""
+    """Turn an unforeseen exception into a `VideoError`, so that it stops no other video."""
     try:
         yield
     except (AkoolDagsterError, OSError):

@@ -1,3 +1,5 @@
+"""Which leftovers of killed runs are removed, and which files are left alone."""
+
 from __future__ import annotations
 
 import logging
@@ -18,8 +20,8 @@ from akool_dagster.videos.leftovers import MOST_FOLDERS, folders_to_clean, remov
 from tests.clock import FakeClock
 
 FOLDER = "akool/videos"
-DAYS = [(datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=number)).date().isoformat() for number in range(400)]
-days = st.sets(st.sampled_from(DAYS), max_size=60)
+DAYS = [(datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=number)).date().isoformat() for number in range(60)]
+days = st.sets(st.sampled_from(DAYS), max_size=40)
 moments = st.integers(min_value=0, max_value=2**47)
 
 
@@ -34,7 +36,7 @@ def test_a_run_looks_into_a_few_folders_its_own_before_others(present: set[str],
 
 def test_every_folder_has_its_turn() -> None:
     never = set(DAYS)
-    for minute in range(2000):
+    for minute in range(300):
         never -= set(folders_to_clean(DAYS, [], minute * 60_000))
     assert never == set()
 
