@@ -102,7 +102,7 @@ class _BoundedResponse(http.client.HTTPResponse):
 
 
 def _connected(connection: HTTPConnection) -> socket.socket:
-    """Resolve the host, check its addresses and connect to one of those, never to the name again."""
+    """Resolve the host, check its addresses and connect to one of the addresses, never to the name again."""
     exchange, host = _exchange.get(), connection.host
     if exchange is None:
         raise RuntimeError("A connection of this package is used outside of an exchange.")

@@ -1,4 +1,4 @@
-"""HTTP exchanges that end: bounded in time and size, to addresses that were checked, with nothing sent unasked."""
+"""The HTTP transport: exchanges bounded in time and size, only to addresses that were checked."""
 
 from __future__ import annotations
 
@@ -79,9 +79,6 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the idle connections."""
-        for key in self._manager.pools.keys():  # noqa: SIM118  (urllib3's own container)
-            if (pool := self._manager.pools.get(key)) is not None:
-                pool.close()
         self._manager.clear()
 
     @contextmanager
