@@ -79,6 +79,10 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the idle connections."""
+        # Clearing alone closes only pools that nothing refers to; the traceback of an error does.
+        for key in self._manager.pools.keys():  # noqa: SIM118  (urllib3's own container)
+            if (pool := self._manager.pools.get(key)) is not None:
+                pool.close()
         self._manager.clear()
 
     @contextmanager

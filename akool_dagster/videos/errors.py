@@ -22,6 +22,8 @@ class VideoError(AkoolDagsterError):
     failure = Failure.PASSING
     host_answers: bool | None = None
     """Whether the URL's host answers requests; None when the error does not tell."""
+    counts = True
+    """Whether this was an attempt. An attempt whose refused file could not be kept is none."""
 
 
 class DownloadError(VideoError):
@@ -54,4 +56,3 @@ class RefusedFileError(VideoError):
     def __init__(self, message: str, *, counts: bool) -> None:
         super().__init__(message)
         self.counts = counts
-        """Whether this was an attempt. An attempt whose file could not be kept is none."""

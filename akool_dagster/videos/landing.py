@@ -119,7 +119,7 @@ class VideoLanding:
             yield
         except LeaseLostError:
             for job_id in self._due.keys() & self._account.landings.forgotten():
-                remove_video(self._root, self._folder, job_id, self._due[job_id].partition_at)
+                _remove_video(self._root, self._folder, job_id, self._due[job_id].partition_at)
             raise
 
     def _show(self, progress: str) -> None:
@@ -136,17 +136,16 @@ class VideoLanding:
                 case FailedVideo():
                     self._record_failure(outcome, expires_at)
         except JobForgottenError as error:
-            remove_video(self._root, self._folder, outcome.job_id, self._due[outcome.job_id].partition_at)
+            _remove_video(self._root, self._folder, outcome.job_id, self._due[outcome.job_id].partition_at)
             self._log(str(error))
 
     def _keep_newer_url(self, outcome: Outcome) -> int:
-        """Keep a newer URL that Akool gave, but for one that proved to be of no use; return when the URL dies."""
+        """Keep a newer URL that Akool gave, unless the URL proved to be of no use; return when the video's URL dies."""
         video, refreshed = self._due[outcome.job_id], outcome.refreshed
-        useless = isinstance(outcome, FailedVideo) and outcome.failure is Failure.LASTING
-        if refreshed is None or refreshed.url is None or refreshed.expires_at_ms is None or useless:
-            return video.expires_at
-        # Only a newer URL lives longer: a row without times would otherwise put off the end of the old one for ever.
-        if refreshed.says is not AkoolSays.NEW_URL:
+        is_useless = isinstance(outcome, FailedVideo) and outcome.failure is Failure.LASTING
+        # Only a newer URL lives longer: a row without times would otherwise put off the end of the old URL for ever.
+        is_newer = refreshed is not None and refreshed.says is AkoolSays.NEW_URL and not is_useless
+        if not is_newer or refreshed is None or refreshed.url is None or refreshed.expires_at_ms is None:
             return video.expires_at
         expires_at = max(video.expires_at, refreshed.expires_at_ms)
         is_first = not _request(video).source_url
@@ -182,7 +181,7 @@ class VideoLanding:
         self._account.videos.fail(failure)
 
 
-def remove_video(root: StorageRoot, folder: str, job_id: str, partition_at: int) -> None:
+def _remove_video(root: StorageRoot, folder: str, job_id: str, partition_at: int) -> None:
     """Remove the files of a job that was forgotten while its download ended. Raises `StorageError`."""
     for ending in FILE_ENDINGS:
         root.remove(f"{folder}/{day_of(partition_at)}/{job_id}{ending}")

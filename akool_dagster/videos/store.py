@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,11 +120,15 @@ class VideoStorer:
 
         A whole video that is in the storage root already is taken without a download: the file at its destination,
         or the file that was kept when an older verifier refused it. What the verifier refuses is kept.
-        Raises `StorageError`, and whatever ``before_publish`` does: those concern every video.
+        Raises `StorageError`, and any other `AkoolDagsterError` of ``before_publish``: those concern every video.
         """
+        url = request.source_url
+        refreshed: Refreshed | None = None
         if there := self._take_existing(request):
-            return there if request.source_url else self._with_url(there, request, bounds)
-        url, refreshed = request.source_url, None
+            if url:
+                return there
+            refreshed = self._refreshed(request, bounds)  # the job's row shows no URL
+            return replace(there, source_url=refreshed.url or "", refreshed=refreshed)
         try:
             try:
                 if not url:  # Akool gave none yet, or the ledger was restored from tables without it
@@ -137,19 +140,24 @@ class VideoStorer:
                     raise
                 url = refreshed.url
                 return self._store(request, url, refreshed, bounds, reservation)
-        except VideoError as error:
-            is_over = isinstance(error, ExpiredUrlError) and refreshed is not None
-            return FailedVideo(
-                job_id=request.job_id,
-                error=f"{error} {refreshed.remark}" if is_over and refreshed else str(error),
-                failure=error.failure,
-                host=host_of(url),
-                host_answers=error.host_answers,
-                refreshed=refreshed,
-                refused=isinstance(error, RefusedFileError),
-                kept=self._kept(request),
-                counts=not isinstance(error, RefusedFileError) or error.counts,
-            )
+        except Exception as error:
+            if isinstance(error, AkoolDagsterError) and not isinstance(error, VideoError):
+                raise  # this concerns every video
+            return self._failed(request, _as_video_error(request, error), url, refreshed)
+
+    def _failed(self, request: VideoRequest, error: VideoError, url: str, refreshed: Refreshed | None) -> FailedVideo:
+        is_over = isinstance(error, ExpiredUrlError) and refreshed is not None
+        return FailedVideo(
+            job_id=request.job_id,
+            error=f"{error} {refreshed.remark}" if is_over and refreshed else str(error),
+            failure=error.failure,
+            host=host_of(url),
+            host_answers=error.host_answers,
+            refreshed=refreshed,
+            refused=isinstance(error, RefusedFileError),
+            kept=self._kept(request),
+            counts=error.counts,
+        )
 
     def _take_existing(self, request: VideoRequest) -> StoredVideo | None:
         relative = video_path(self._folder, request)
@@ -168,14 +176,6 @@ class VideoStorer:
             downloaded=False,
         )
 
-    def _with_url(self, stored: StoredVideo, request: VideoRequest, bounds: Bounds) -> StoredVideo:
-        """Ask Akool for the URL of a video that is there, since the job's row shows none; the video is safe anyway."""
-        try:
-            refreshed = self._refreshed(request, bounds)
-        except VideoError:
-            return stored
-        return replace(stored, source_url=refreshed.url or "", refreshed=refreshed)
-
     def _store(
         self,
         request: VideoRequest,
@@ -187,16 +187,15 @@ class VideoStorer:
         relative = video_path(self._folder, request)
         try:
             with self._root.temporary(relative) as path:
-                with _unexpected_is_a_failure_of(request):
-                    downloaded = download_video(
-                        url,
-                        path,
-                        http=self._http,
-                        bounds=bounds,
-                        files=self._root.files,
-                        reservation=reservation,
-                        max_bytes=self._max_bytes,
-                    )
+                downloaded = download_video(
+                    url,
+                    path,
+                    http=self._http,
+                    bounds=bounds,
+                    files=self._root.files,
+                    reservation=reservation,
+                    max_bytes=self._max_bytes,
+                )
                 facts = self._verify(request, path)
                 self._before_publish()
                 self._root.publish(path, relative)
@@ -207,8 +206,6 @@ class VideoStorer:
             if reservation.length is None:
                 raise
             raise StorageFullError(f"{error} The video has {reservation.length / 1e6:.1f} MB.") from error
-        except OSError as error:  # the disk's own are a `StorageError` by now
-            raise _unexpected(request, error) from error
         return StoredVideo(
             job_id=request.job_id,
             path=relative,
@@ -223,9 +220,11 @@ class VideoStorer:
     def _verify(self, request: VideoRequest, path: Path) -> VideoFacts:
         """Return what is in a downloaded file. Raises `RefusedFileError` after keeping a file that is refused."""
         try:
-            with _unexpected_is_a_failure_of(request):
-                return probe_video(path)
-        except VideoError as error:
+            return probe_video(path)
+        except OSError:
+            raise
+        except Exception as problem:
+            error = _as_video_error(request, problem)
             if is_text(path):
                 raise UnplayableVideoError(f"{error} It begins like a text and is not kept.") from error
             self._before_publish()
@@ -258,23 +257,16 @@ class VideoStorer:
         try:
             return call_within(ask, bounds, "Akool")  # so that an interrupted fetch need not wait for the answer
         except TransportError:
-            return Refreshed(says=AkoolSays.NOTHING, trouble="the time for this video was over.")
+            trouble = "the time for this video was over."
         except Exception as error:
-            raise _unexpected(request, error) from error
+            trouble = str(_as_video_error(request, error))
+        return Refreshed(says=AkoolSays.NOTHING, trouble=trouble)
 
 
-@contextmanager
-def _unexpected_is_a_failure_of(request: VideoRequest) -> Iterator[None]:
-    """Turn an unforeseen exception into a `VideoError`, so that it stops no other video."""
-    try:
-        yield
-    except (AkoolDagsterError, OSError):
-        raise
-    except Exception as error:
-        raise _unexpected(request, error) from error
-
-
-def _unexpected(request: VideoRequest, error: Exception) -> VideoError:
+def _as_video_error(request: VideoRequest, error: Exception) -> VideoError:
+    """Return an unforeseen exception as a `VideoError`, so that the exception stops no other video."""
+    if isinstance(error, VideoError):
+        return error
     trace = redact_text("".join(traceback.format_exception(error)))  # an error of whatever kind may quote the URL
     logger.warning("Video %s failed unexpectedly.\n%s", request.job_id, trace)
     return VideoError(f"Unexpected {type(error).__name__} while storing the video.")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from akool_dagster.clock import Deadline
+from akool_dagster.http import connections
 from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.http.bounds import Bounds
 from akool_dagster.http.errors import TooLargeError, TooManyRedirectsError, TransportError
@@ -158,6 +159,28 @@ def test_a_body_of_more_bytes_than_asked_for_is_not_read_to_its_end(
         assert response.read(5) == b"video"
     with get(transport, url) as response, pytest.raises(TooLargeError):
         response.read(4)
+
+
+def test_closing_ends_idle_connections_also_while_the_traceback_of_an_error_is_alive(
+    server: VideoServer, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    connect = connections.create_connection
+
+    def recording(*args: Any, **options: Any) -> socket.socket:
+        opened.append(connect(*args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(connections, "create_connection", recording)
+    url = server.serve("/a.mp4", b"video")
+    body(transport, url)
+    server.serve("/short.mp4", b"video", length=100)
+    with pytest.raises(TransportError) as caught:
+        body(transport, server.url("/short.mp4"))
+    body(transport, url)
+    transport.close()
+    assert caught.value.__traceback__ is not None
+    assert [one.fileno() for one in opened] == [-1, -1]
 
 
 @pytest.fixture

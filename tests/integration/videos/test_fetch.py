@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.errors import Failure
 from akool_dagster.videos.fetch import FetchSummary
@@ -160,7 +161,22 @@ def test_a_refresh_that_fails_is_that_video_s_failure_and_no_secret_of_it_is_sho
     fetch(*requests, requested("good", server.serve("/good", render_video())), refresh=refresh)
     assert "Asking Akool for a new URL failed: Akool is busy." in fetch.failed("busy").error
     assert fetch.failed("busy").failure is Failure.FORBIDDEN
-    assert "RuntimeError" in fetch.failed("bug").error
+    assert "Asking Akool for a new URL failed: Unexpected RuntimeError" in fetch.failed("bug").error
+    assert "RuntimeError: while asking for https://cdn.example/v.mp4" in caplog.text
+    assert "hunter2" not in fetch.failed("bug").error + caplog.text
+    assert fetch.stored("good")
+
+
+def test_an_unforeseen_error_is_the_failure_of_one_video_and_no_secret_of_it_is_shown(
+    fetch: Fetch, server: VideoServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(host: str, port: int) -> list[str]:
+        raise RuntimeError(f"while asking for https://user:hunter2@{host}/v.mp4?Signature=hunter2")
+
+    policy = AddressPolicy(server.base_url, resolver=lambda h, p: broken(h, p) if h == "cdn.example" else [h])
+    good = requested("good", server.serve("/good", render_video()))
+    fetch(requested("bug", "https://cdn.example/v.mp4?Signature=hunter2"), good, policy=policy)
+    assert "Unexpected RuntimeError" in fetch.failed("bug").error
     assert "RuntimeError: while asking for https://cdn.example/v.mp4" in caplog.text
     assert "hunter2" not in fetch.failed("bug").error + caplog.text
     assert fetch.stored("good")

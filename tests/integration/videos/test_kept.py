@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from akool_dagster.ledger import LeaseLostError
 from akool_dagster.storage import OsFiles, StorageFullError, StorageRoot
 from akool_dagster.videos.errors import Failure
 from tests.integration.videos.helpers import FOLDER, Fetch, files_below, requested
@@ -172,10 +173,6 @@ def test_a_disk_too_full_to_keep_a_file_ends_the_fetch_without_an_outcome(server
     assert fetch.outcomes == {}
 
 
-class LeaseLostError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("is_kept", [False, True])
 def test_a_run_without_its_lease_shows_no_file(
     is_kept: bool, fetch: Fetch, server: VideoServer, root: StorageRoot
@@ -184,7 +181,7 @@ def test_a_run_without_its_lease_shows_no_file(
         put(root, KEPT, WHOLE)
 
     def refuse() -> None:
-        raise LeaseLostError
+        raise LeaseLostError("The lease ran out.")
 
     with pytest.raises(LeaseLostError):
         fetch(requested("job", server.serve("/a", CUT)), before_publish=refuse)

@@ -113,9 +113,7 @@ class Phase:
 TOO_LONG = "took too long: its time is over."
 PHASES: dict[Callable[[Phase], None], str] = {
     Phase.resolving: f"The exchange with cdn.example {TOO_LONG}",
-    Phase.head: f"The exchange with 127.0.0.1 {TOO_LONG}",
     Phase.head_behind_a_redirect: f"The exchange with 127.0.0.1 {TOO_LONG}",
-    Phase.body: f"The exchange with 127.0.0.1 {TOO_LONG}",
     Phase.akool: "HTTP 403. Asking Akool for a new URL failed: the time for this video was over.",
     Phase.body_of_the_newer_url: f"The exchange with 127.0.0.1 {TOO_LONG}",
 }
