@@ -1,6 +1,6 @@
 """urllib3's connections, with every single wait inside the bounds of the exchange.
 
-urllib3 bounds each read by itself. A server that sends a byte now and then could so keep a status line, a header,
+urllib3 bounds each read by itself. A server that sends a byte now and then could thus keep a status line, a header,
 interim answers (1xx), the size of a chunk or a trailer going for ever.
 """
 

@@ -47,10 +47,15 @@ class HttpResponse:
 
 
 class HttpTransport:
-    """Kept-alive connections, usable from several threads. It reads no environment and keeps no cookies.
+    """Kept-alive connections, usable from several threads. Reads no environment and keeps no cookies.
 
     With a policy only the addresses that it allows are connected to. ``proxy`` is the URL of a proxy, which then
     looks names up; reads through a SOCKS proxy end at the read timeout, each by itself.
+
+    Example::
+
+        with http.request("GET", url, bounds=Bounds(deadline=Deadline(clock, 60.0)), headers={}) as response:
+            body = response.read(1_000_000)
     """
 
     def __init__(

@@ -118,7 +118,7 @@ def fetch_videos(
 
 
 class _Coordinator:
-    """Starts downloads and hands over what became of them, all in one thread."""
+    """Starts downloads and hands over their outcomes, all in one thread."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class _Coordinator:
         return self._ended_bytes + sum(reservation.written for _, reservation in self._running.values())
 
     def start_next(self, pool: ThreadPoolExecutor) -> bool:
-        """Hand a video to a free thread; return False when none is free, or no video may be begun now."""
+        """Hand a video to a free thread; return False when no thread is free, or no video may be begun now."""
         if self._full or self.running >= self._limits.threads or not self._queue.waiting:
             return False
         shortage = self._disk.shortage()
@@ -181,7 +181,7 @@ class _Coordinator:
         return True
 
     def collect(self) -> None:
-        """Wait a moment and hand over what is finished.
+        """Wait for at most `TICK_SECONDS` and hand over the outcomes of what is finished.
 
         Raises the first error that concerns more than one video, after the other outcomes are handed over.
         """
