@@ -18,7 +18,7 @@ from akool_dagster.http.bounds import Bounds, call_within
 from akool_dagster.http.errors import TransportError
 from akool_dagster.http.transport import HttpTransport
 from akool_dagster.storage import StorageError, StorageFullError, StorageRoot
-from akool_dagster.videos.disk import DiskReservation, DiskTooSmallError
+from akool_dagster.videos.disk import DiskReservation
 from akool_dagster.videos.download import download_video
 from akool_dagster.videos.errors import ExpiredUrlError, Failure, RefusedFileError, UnplayableVideoError, VideoError
 from akool_dagster.videos.kept import is_text, keep_refused, kept_path, take_existing
@@ -200,10 +200,8 @@ class VideoStorer:
                 self._before_publish()
                 self._root.publish(path, relative)
             self._remove_kept(relative)
-        except DiskTooSmallError:
-            raise
         except StorageFullError as error:
-            if reservation.length is None:
+            if reservation.length is None:  # as in a `DiskTooSmallError`, which names the size
                 raise
             raise StorageFullError(f"{error} The video has {reservation.length / 1e6:.1f} MB.") from error
         return StoredVideo(
