@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from urllib3.util.connection import create_connection
 
 from akool_dagster.clock import Deadline
 from akool_dagster.http import connections
@@ -164,11 +165,10 @@ def test_a_body_of_more_bytes_than_asked_for_is_not_read_to_its_end(
 def test_closing_ends_idle_connections_also_while_the_traceback_of_an_error_is_alive(
     server: VideoServer, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = []
-    connect = connections.create_connection
+    opened: list[socket.socket] = []
 
     def recording(*args: Any, **options: Any) -> socket.socket:
-        opened.append(connect(*args, **options))
+        opened.append(create_connection(*args, **options))
         return opened[-1]
 
     monkeypatch.setattr(connections, "create_connection", recording)
