@@ -22,8 +22,9 @@ from akool_dagster.http.bounds import Bounds
 from akool_dagster.http.transport import HttpTransport
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.download import HEADERS
-from akool_dagster.videos.fetch import FetchLimits, VideoRequest, fetch_videos
+from akool_dagster.videos.fetch import FetchLimits, fetch_videos
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
+from akool_dagster.videos.store import VideoRequest
 from benchmarks.ledgers import DAY_START_MS, job_ids
 from benchmarks.processes import in_fresh_process, peak_memory
 from benchmarks.report import Line, best_of_rounds, megabytes, say, seconds

@@ -1,4 +1,4 @@
-"""URLs taken apart, and the policy of which may be connected to: a foreign URL must not reach into our network."""
+"""Which URLs and addresses may be connected to: a foreign URL must not reach into our network."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Target:
 class AddressPolicy:
     """Only https on port 443 to public addresses, but for two kinds of host that may be anything.
 
-    Those are the configured API base, compared as scheme, host and port, so that an emulator on loopback
+    The two kinds are the configured API base, compared as scheme, host and port, so that an emulator on loopback
     works, and the ``allowed_hosts``, exact names. ``allowed_networks`` (CIDR) are addresses that may be private.
     """
 
@@ -99,7 +99,8 @@ class AddressPolicy:
         if not addresses:
             raise OSError(f"{target.host} has no address.")
         for address in addresses:
-            if not (self._is_trusted(target) or is_public(address) or self._is_allowed(address)):
+            is_allowed = any(_reached(address) in network for network in self._allowed_networks)
+            if not (self._is_trusted(target) or is_public(address) or is_allowed):
                 raise RefusedAddressError(
                     f"{target.host} is refused: {address} is not a public address. If it is yours, allow the host."
                 )
@@ -108,16 +109,12 @@ class AddressPolicy:
     def _is_trusted(self, target: Target) -> bool:
         return (target.scheme, target.host, target.port) == self._api_base or target.host in self._allowed_hosts
 
-    def _is_allowed(self, address: str) -> bool:
-        reached = _reached(address)
-        return any(reached in network for network in self._allowed_networks)
-
 
 def is_public(address: str) -> bool:
     """Return whether an IP address is an ordinary public one.
 
-    Not private, loopback, link-local, shared (CGNAT), multicast, reserved or unspecified; an IPv6 address
-    that stands for an IPv4 one is judged as that.
+    Not private, loopback, link-local, shared (CGNAT), multicast, reserved or unspecified. An IPv6 address
+    that stands for an IPv4 address is public if the IPv4 address is.
     """
     reached = _reached(address)
     return reached.is_global and not (

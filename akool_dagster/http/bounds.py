@@ -1,4 +1,4 @@
-"""How long an HTTP exchange may take: the limits, and the waits that keep to them."""
+"""How long an HTTP exchange may take: the limits, and waits within the limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ class LowSpeedLimit:
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What one piece of work over HTTP may take, whatever it waits for. Times in seconds."""
+    """How long one piece of work over HTTP may take, whatever the work waits for. Times in seconds.
+
+    Example: ``Bounds(deadline=Deadline(clock, 60.0), read_timeout=10.0)``
+    """
 
     deadline: Deadline
     """The end of the whole work, redirects and several exchanges included."""
@@ -59,7 +62,7 @@ class Bounds:
             part = min(SLICE_SECONDS, left, seconds)
             yield part
             seconds -= part
-            if part == left:  # waited for in full, whatever the clock says: a test's may stand still
+            if part == left:  # waited in full, whatever the clock says: the clock of a test may stand still
                 raise TransportError(f"The exchange with {host} took too long: its time is over.")
 
 

@@ -1,6 +1,6 @@
 """urllib3's connections, with every single wait inside the bounds of the exchange.
 
-urllib3 bounds each read by itself. A server that sends a byte now and then could so keep a status line, a header,
+urllib3 bounds each read by itself. A server that sends a byte now and then could thus keep a status line, a header,
 interim answers (1xx), the size of a chunk or a trailer going for ever.
 """
 
@@ -102,7 +102,7 @@ class _BoundedResponse(http.client.HTTPResponse):
 
 
 def _connected(connection: HTTPConnection) -> socket.socket:
-    """Resolve the host, check its addresses and connect to one of those, never to the name again."""
+    """Resolve the host, check its addresses and connect to one of the addresses, never to the name again."""
     exchange, host = _exchange.get(), connection.host
     if exchange is None:
         raise RuntimeError("A connection of this package is used outside of an exchange.")

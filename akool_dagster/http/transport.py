@@ -1,4 +1,4 @@
-"""HTTP exchanges that end: bounded in time and size, to addresses that were checked, with nothing sent unasked."""
+"""The HTTP transport: exchanges bounded in time and size, only to addresses that were checked."""
 
 from __future__ import annotations
 
@@ -47,10 +47,15 @@ class HttpResponse:
 
 
 class HttpTransport:
-    """Kept-alive connections, usable from several threads. It reads no environment and keeps no cookies.
+    """Kept-alive connections, usable from several threads. Reads no environment and keeps no cookies.
 
     With a policy only the addresses that it allows are connected to. ``proxy`` is the URL of a proxy, which then
     looks names up; reads through a SOCKS proxy end at the read timeout, each by itself.
+
+    Example::
+
+        with http.request("GET", url, bounds=Bounds(deadline=Deadline(clock, 60.0)), headers={}) as response:
+            body = response.read(1_000_000)
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the idle connections."""
+        # Clearing alone closes only pools that nothing refers to; the traceback of an error does.
         for key in self._manager.pools.keys():  # noqa: SIM118  (urllib3's own container)
             if (pool := self._manager.pools.get(key)) is not None:
                 pool.close()

@@ -1,4 +1,4 @@
-"""The boxes of an MP4 file: whether they are all there, and what kind of index the file has."""
+"""Read the boxes of an MP4 file: whether all are there, and what kind of index the file has."""
 
 from __future__ import annotations
 

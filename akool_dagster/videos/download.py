@@ -1,4 +1,4 @@
-"""One URL into one local file, hashed on the way, or an error that says what to do about it."""
+"""Download one URL to one local file: hashed on the way, or an error that says what to do about it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from akool_dagster.http.bounds import Bounds
 from akool_dagster.http.errors import RefusedAddressError, TooManyRedirectsError, TransportError
 from akool_dagster.http.transport import HttpResponse, HttpTransport
 from akool_dagster.storage import OsFiles
-from akool_dagster.videos.errors import DownloadError, ExpiredUrlError, HostTroubleError
-from akool_dagster.videos.space import Room
+from akool_dagster.videos.disk import DiskReservation
+from akool_dagster.videos.errors import DownloadError, ExpiredUrlError, Failure, HostTroubleError
 
-LARGEST_BYTES = 2 << 30
-EXPIRED = frozenset({403, 404, 410})
+EXPIRED = {403: Failure.FORBIDDEN, 404: Failure.GONE, 410: Failure.GONE}
 BUSY = frozenset({408, 425, 429})
 MOST_REDIRECTS = 5
 HEADERS = {"Accept": "video/*, */*", "Accept-Encoding": "identity", "User-Agent": "akool-dagster"}
@@ -37,15 +36,16 @@ def download_video(
     http: HttpTransport,
     bounds: Bounds,
     files: OsFiles,
-    room: Room,
-    max_bytes: int = LARGEST_BYTES,
+    reservation: DiskReservation,
+    max_bytes: int,
 ) -> Downloaded:
     """Write the body that a URL serves to a new file, in chunks of at most 1 MiB, and return its size and hash.
 
-    Never resumes: a broken download starts over. What was written stays behind on an error; the caller removes
-    it. Raises `ExpiredUrlError` for 403, 404 and 410, `DownloadError` for anything else the URL, the server or the
-    network does (not retryable for a refused URL, more than 5 redirects, another 4xx and too many bytes),
-    `NoRoomError` before the first byte of a body that does not fit on the disk, and `OSError` for what the disk does.
+    Never resumes: a broken download starts over. What was written stays behind on an error; the caller removes the
+    file. Raises `ExpiredUrlError` for 403, 404 and 410, `DownloadError` for anything else the URL, the server or the
+    network does (`Failure.LASTING` for a refused URL, more than 5 redirects, another 4xx and too many bytes),
+    `DiskTooSmallError` before the first byte of a body that does not fit on the disk, and `OSError` for what the
+    disk does.
     """
     with (
         _as_download_errors(),
@@ -54,7 +54,7 @@ def download_video(
         _refuse_status(response)
         if response.length is not None and response.length > max_bytes:
             raise _too_large(response.host, max_bytes)
-        room.expect(response.length)
+        reservation.resize(response.length)
         digest = hashlib.sha256()
         received = 0
         with files.open(destination, "xb") as file:
@@ -64,7 +64,7 @@ def download_video(
                     raise _too_large(response.host, max_bytes)
                 digest.update(chunk)
                 file.write(chunk)
-                room.received = received
+                reservation.written = received
     if not received:
         raise DownloadError(f"{response.host} sent an empty body.")
     return Downloaded(bytes=received, sha256=digest.hexdigest())
@@ -75,7 +75,7 @@ def _as_download_errors() -> Iterator[None]:
     try:
         yield
     except (RefusedAddressError, TooManyRedirectsError) as error:
-        raise DownloadError(str(error), retryable=False) from None
+        raise DownloadError(str(error), Failure.LASTING) from None
     except TransportError as error:
         raise HostTroubleError(str(error)) from None
 
@@ -85,11 +85,11 @@ def _refuse_status(response: HttpResponse) -> None:
         return
     message = f"{response.host} answered HTTP {response.status}."
     if response.status in EXPIRED:
-        raise ExpiredUrlError(message, status=response.status)
+        raise ExpiredUrlError(message, EXPIRED[response.status])
     if response.status >= 500 or response.status in BUSY:
         raise HostTroubleError(message)
-    raise DownloadError(message, retryable=False)
+    raise DownloadError(message, Failure.LASTING)
 
 
 def _too_large(host: str, max_bytes: int) -> DownloadError:
-    return DownloadError(f"{host} sends more than the limit of {max_bytes} bytes.", retryable=False)
+    return DownloadError(f"{host} sends more than the limit of {max_bytes} bytes.", Failure.LASTING)

@@ -1,4 +1,4 @@
-"""Which video is fetched next, so that neither a dead host nor old failures keep the others waiting."""
+"""Choose the video to fetch next, so that neither a dead host nor old failures keep other videos waiting."""
 
 from __future__ import annotations
 
@@ -31,12 +31,16 @@ class _Host:
 
 
 class FairQueue:
-    """The waiting videos of one run; decides, and does nothing else.
+    """The waiting videos of one run. It decides, and does nothing else.
 
-    Earliest-expiring first, within three limits. A host in trouble gets one thread, and none after five failures in
-    a row: its videos are deferred, without an attempt being counted. A host that has not answered yet gets its
-    share of the threads. And videos that failed before begin in turn with those that did not, on at most half of
-    the threads, while there are both.
+    The earliest-expiring video comes first, within three limits:
+
+    - A host in trouble gets one thread, and none after `GIVE_UP_AFTER` failures in a row: its videos are deferred, and
+      no attempt is counted.
+    - A host that has not answered yet gets its share of the threads.
+    - Videos that failed before and videos that did not begin by turns, the former on at most half of the threads.
+
+    Example: ``while request := queue.take(): ...; queue.ended(request); queue.note(host, answers=True)``
     """
 
     def __init__(self, requests: Iterable[VideoRequest], threads: int) -> None:
@@ -50,16 +54,16 @@ class FairQueue:
 
     @property
     def waiting(self) -> int:
-        """How many could still be taken in this run."""
+        """How many videos could still be taken in this run."""
         return sum(host.waiting for host in self._hosts.values() if not host.given_up)
 
     @property
     def deferred(self) -> Mapping[str, int]:
-        """How many wait for the next run, by the host that is in trouble."""
+        """How many videos wait for the next run, by the host that is in trouble."""
         return {name: host.waiting for name, host in self._hosts.items() if host.given_up and host.waiting}
 
     def take(self) -> VideoRequest | None:
-        """Return the video to begin now; None when nothing may be begun before another one has ended."""
+        """Return the video to begin now; None when no video may be begun before another video has ended."""
         live = [host for host in self._hosts.values() if not host.given_up and (host.waiting or host.running)]
         share = -(-self._threads // max(1, len(live)))
         free = [host for host in live if host.waiting and host.running < self._limit(host, share)]
@@ -70,7 +74,7 @@ class FairQueue:
         queues = [(host, host.fresh) for host in fresh] + [(host, host.retries) for host in retries]
         if not queues:
             return None
-        host, queue = min(queues, key=lambda one: one[1][0].expires_at_ms)
+        host, queue = min(queues, key=lambda pair: pair[1][0].expires_at_ms)
         request = queue.popleft()
         host.running += 1
         self._running_retries += bool(request.attempts)
@@ -78,12 +82,12 @@ class FairQueue:
         return request
 
     def ended(self, request: VideoRequest) -> None:
-        """Hear that a video that was taken is not under way any more."""
+        """Count a taken video as not under way any more."""
         self._hosts[host_of(request.source_url)].running -= 1
         self._running_retries -= bool(request.attempts)
 
     def note(self, host: str, *, answers: bool) -> None:
-        """Hear how a host, that of a newer URL perhaps, has done: whether it answers, or is in trouble."""
+        """Count an answer or a failure of a host, which may be the host of a newer URL."""
         noted = self._hosts.setdefault(host, _Host())
         noted.proven = answers
         noted.failures = 0 if answers else noted.failures + 1

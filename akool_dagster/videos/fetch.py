@@ -1,4 +1,4 @@
-"""Many videos at a time: download, verify, publish. The caller's thread coordinates and hears every outcome."""
+"""Fetch many videos at a time. The caller's thread coordinates the downloads and gets every outcome."""
 
 from __future__ import annotations
 
@@ -13,24 +13,13 @@ from akool_dagster.http.addresses import AddressPolicy, host_of
 from akool_dagster.http.bounds import Bounds, LowSpeedLimit
 from akool_dagster.http.transport import HttpTransport
 from akool_dagster.storage import StorageFullError, StorageRoot
-from akool_dagster.videos.download import LARGEST_BYTES
+from akool_dagster.videos.disk import DiskReservation, DiskReservations, DiskTooSmallError
 from akool_dagster.videos.fairness import FairQueue
 from akool_dagster.videos.refresh import Refreshed
-from akool_dagster.videos.space import RESERVE_BYTES, DiskSpace, NoRoomError, Room
 from akool_dagster.videos.store import FailedVideo, Outcome, StoredVideo, VideoRequest, VideoStorer
 
-__all__ = [
-    "FailedVideo",
-    "FetchLimits",
-    "FetchSummary",
-    "Outcome",
-    "Progress",
-    "StoredVideo",
-    "VideoRequest",
-    "fetch_videos",
-]
-
 TICK_SECONDS = 0.5
+PROGRESS_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,22 +29,10 @@ class FetchLimits:
     threads: int = 8
     seconds_per_file: float = 600.0
     """From the first look at the URL to the last byte, Akool's newer URL included; publishing excepted."""
-    max_bytes: int = LARGEST_BYTES
+    max_bytes: int = 2 << 30
     low_speed: LowSpeedLimit = field(default_factory=LowSpeedLimit)
-    reserve_bytes: int = RESERVE_BYTES
-    """What stays free on the disk; see `DiskSpace`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a fetch is."""
-
-    done: int
-    total: int
-    bytes: int
-    """Received so far, of unfinished files too."""
-    rate_bytes_per_s: float
-    remaining_seconds: float | None
+    reserve_bytes: int = 64 << 20
+    """What stays free on the disk; see `DiskReservations`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +61,14 @@ def fetch_videos(
     clock: Clock,
     limits: FetchLimits = FetchLimits(),
     before_publish: Callable[[], None] = lambda: None,
-    progress: Callable[[Progress], None] = lambda _: None,
-    progress_every: float = 5.0,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> FetchSummary:
-    """Store each requested video below ``folder`` and tell ``on_outcome``, in the caller's thread, how it went.
+    """Store each requested video below ``folder`` and call ``on_outcome`` with how it went, in the caller's thread.
 
     The order is that of `FairQueue`. A file that is in the storage root already is verified before anything is
     downloaded, and taken when it is a whole video. ``refresh(job_id, url, deadline)`` asks Akool for the row again,
     once for a video whose URL is over; ``before_publish`` runs right before a file is shown. Both are called from
-    the workers.
+    the workers. ``progress`` gets a line for people every few seconds, in the caller's thread.
     After the time budget nothing new is started. A download that stalls or takes too long is interrupted.
     Memory: about 2 MiB a thread (during an upload, two of its parts), whatever the files' sizes and number.
 
@@ -103,7 +79,7 @@ def fetch_videos(
     that is being connected; their temporary files are removed.
     """
     queue = FairQueue(requests, limits.threads)
-    meter = _Meter(clock, progress, progress_every, len(requests))
+    meter = _Meter(clock, progress, len(requests))
     with (
         closing(HttpTransport(policy, connections=limits.threads)) as http,
         ThreadPoolExecutor(limits.threads, thread_name_prefix="akool-video") as pool,
@@ -117,7 +93,8 @@ def fetch_videos(
             clock=clock,
             max_bytes=limits.max_bytes,
         )
-        coordinator = _Coordinator(storer, queue, DiskSpace(root, limits.reserve_bytes), on_outcome, clock, limits)
+        disk = DiskReservations(root, limits.reserve_bytes)
+        coordinator = _Coordinator(storer, queue, disk, on_outcome, clock, limits)
         try:
             while True:
                 while not time_budget.expired() and coordinator.start_next(pool):
@@ -129,8 +106,8 @@ def fetch_videos(
         finally:
             # Before the pool waits for its threads, or an interrupted fetch would first finish its downloads.
             coordinator.stop.set()
-    if coordinator.no_room is not None:
-        raise coordinator.no_room
+    if coordinator.shortage is not None:
+        raise coordinator.shortage
     return FetchSummary(
         stored=coordinator.stored,
         failed=coordinator.failed,
@@ -140,20 +117,14 @@ def fetch_videos(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Running:
-    request: VideoRequest
-    room: Room
-
-
 class _Coordinator:
-    """Starts downloads and hands over what became of them, all in one thread."""
+    """Starts downloads and hands over their outcomes, all in one thread."""
 
     def __init__(
         self,
         storer: VideoStorer,
         queue: FairQueue,
-        space: DiskSpace,
+        disk: DiskReservations,
         on_outcome: Callable[[Outcome], None],
         clock: Clock,
         limits: FetchLimits,
@@ -161,18 +132,18 @@ class _Coordinator:
         self.stored = 0
         self.failed = 0
         self.stored_bytes = 0
-        self.no_room: StorageFullError | None = None
-        """Why some video had no room on the disk; the first such reason."""
+        self.shortage: StorageFullError | None = None
+        """The first reason why a video did not fit on the disk."""
         self.stop = threading.Event()
         """Set it to interrupt everything that is still running."""
         self._storer = storer
         self._queue = queue
-        self._space = space
+        self._disk = disk
         self._on_outcome = on_outcome
         self._clock = clock
         self._limits = limits
         self._full = False
-        self._running: dict[Future[Outcome], _Running] = {}
+        self._running: dict[Future[Outcome], tuple[VideoRequest, DiskReservation]] = {}
         self._ended_bytes = 0
         self._wake = threading.Event()
 
@@ -184,13 +155,13 @@ class _Coordinator:
     @property
     def received_bytes(self) -> int:
         """Bytes received so far, of unfinished videos too."""
-        return self._ended_bytes + sum(task.room.received for task in self._running.values())
+        return self._ended_bytes + sum(reservation.written for _, reservation in self._running.values())
 
     def start_next(self, pool: ThreadPoolExecutor) -> bool:
-        """Hand a video to a free thread; return False when none is free, or no video may be begun now."""
+        """Hand a video to a free thread; return False when no thread is free, or no video may be begun now."""
         if self._full or self.running >= self._limits.threads or not self._queue.waiting:
             return False
-        shortage = self._space.shortage()
+        shortage = self._disk.shortage()
         if shortage is not None:
             if not self.running:  # nothing will be given back
                 self._note_full(shortage)
@@ -198,19 +169,19 @@ class _Coordinator:
         request = self._queue.take()
         if request is None:
             return False
-        task = _Running(request=request, room=self._space.open())
+        reservation = self._disk.open()
         bounds = Bounds(
             deadline=Deadline(self._clock, self._limits.seconds_per_file),
             low_speed=self._limits.low_speed,
             stop=self.stop,
         )
-        future = pool.submit(self._storer.fetch, request, bounds, task.room)
-        self._running[future] = task
+        future = pool.submit(self._storer.fetch, request, bounds, reservation)
+        self._running[future] = (request, reservation)
         future.add_done_callback(lambda _: self._wake.set())
         return True
 
     def collect(self) -> None:
-        """Wait a moment and hand over what is finished.
+        """Wait for at most `TICK_SECONDS` and hand over the outcomes of what is finished.
 
         Raises the first error that concerns more than one video, after the other outcomes are handed over.
         """
@@ -218,8 +189,10 @@ class _Coordinator:
         self._wake.clear()
         fatal: BaseException | None = None
         for future in [future for future in self._running if future.done()]:
-            task = self._running.pop(future)
-            self._retire(task)
+            request, reservation = self._running.pop(future)
+            self._queue.ended(request)
+            self._ended_bytes += reservation.written
+            self._disk.close(reservation)
             error = future.exception()
             if error is None:
                 self._hand_over(future.result())
@@ -231,13 +204,8 @@ class _Coordinator:
             raise fatal
 
     def _note_full(self, error: StorageFullError) -> None:
-        self.no_room = self.no_room or error
-        self._full = self._full or not isinstance(error, NoRoomError)
-
-    def _retire(self, task: _Running) -> None:
-        self._queue.ended(task.request)
-        self._ended_bytes += task.room.received
-        self._space.close(task.room)
+        self.shortage = self.shortage or error
+        self._full = self._full or not isinstance(error, DiskTooSmallError)
 
     def _hand_over(self, outcome: Outcome) -> None:
         match outcome:
@@ -254,28 +222,21 @@ class _Coordinator:
 
 
 class _Meter:
-    """Turns counts into `Progress`, at a pace for people."""
+    """Tells people, every few seconds, how far a fetch is."""
 
-    def __init__(self, clock: Clock, show: Callable[[Progress], None], every_seconds: float, total: int) -> None:
+    def __init__(self, clock: Clock, show: Callable[[str], None], total: int) -> None:
         self._clock = clock
         self._show = show
-        self._every_seconds = every_seconds
         self._total = total
         self._started = self._shown = clock.monotonic()
 
     def show(self, done: int, received_bytes: int) -> None:
-        """Report when it is time to."""
+        """Show a line when it is time to. Bytes of unfinished files count, too."""
         now = self._clock.monotonic()
-        if now - self._shown < self._every_seconds:
+        if now - self._shown < PROGRESS_SECONDS:
             return
         self._shown = now
-        elapsed = now - self._started
-        self._show(
-            Progress(
-                done=done,
-                total=self._total,
-                bytes=received_bytes,
-                rate_bytes_per_s=received_bytes / elapsed,
-                remaining_seconds=(self._total - done) * elapsed / done if done else None,
-            )
-        )
+        elapsed, megabytes = now - self._started, received_bytes / 1e6
+        line = f"{done} of {self._total} videos, {megabytes:.1f} MB, {megabytes / elapsed:.1f} MB/s"
+        remaining = f", about {(self._total - done) * elapsed / done:.0f} s remaining" if done else ""
+        self._show(line + remaining)

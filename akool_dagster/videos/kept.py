@@ -1,9 +1,10 @@
-"""Files of a video that are already in the storage root: stored ones, and those that the verifier refused."""
+"""Files of a video that are already in the storage root: a stored video, and a file that the verifier refused."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ TEXT_BYTES = 4096
 
 logger = logging.getLogger(__name__)
 
-_TEXT_CONTROLS = frozenset(b"\t\n\v\f\r\x1b")
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,22 @@ def kept_path(video_path: str) -> str:
     return f"{video_path.removesuffix('.mp4')}.unverified"
 
 
-def verify_stored(root: StorageRoot, relative: str) -> VerifiedFile | None:
-    """Return what is in the file at a video's destination; None when there is no file, or it is no whole video.
+def take_existing(root: StorageRoot, relative: str, before_publish: Callable[[], None]) -> VerifiedFile | None:
+    """Return the whole video that is in the storage root; None when there is none.
 
-    Raises `StorageError`.
+    That is the file at the video's destination, or the kept file if the verifier accepts it now, which is then
+    published at the destination; in a remote root the kept file stays, too. Raises `StorageError`, and whatever
+    ``before_publish`` does.
     """
-    with _local_file(root, relative) as path:
-        return None if path is None else _verified(path)
+    with _verified(root, relative) as there:
+        if there is not None:
+            return there[1]
+    with _verified(root, kept_path(relative)) as kept:
+        if kept is None:
+            return None
+        before_publish()
+        root.publish(kept[0], relative)  # renames the file of a local root
+        return kept[1]
 
 
 def keep_refused(root: StorageRoot, local_file: Path, relative: str) -> None:
@@ -55,41 +65,24 @@ def keep_refused(root: StorageRoot, local_file: Path, relative: str) -> None:
         root.publish(local_file, relative)
 
 
-def take_kept(root: StorageRoot, relative: str, before_publish: Callable[[], None]) -> VerifiedFile | None:
-    """Publish a video's kept file when the verifier accepts it now; None when there is none that it accepts.
-
-    In a remote root the kept file stays. Raises `StorageError`, and whatever ``before_publish`` does.
-    """
-    with _local_file(root, kept_path(relative)) as path:
-        verified = None if path is None else _verified(path)
-        if path is None or verified is None:
-            return None
-        before_publish()
-        root.publish(path, relative)  # renames the file of a local root
-    return verified
-
-
 def is_text(path: Path) -> bool:
-    """Return whether a file begins like HTML, XML, JSON or other text. An empty file does.
+    """Return whether a file begins like HTML, XML, JSON or other text: without control characters.
 
-    The first box of an MP4 has a NUL in its length, and text has none. Raises `OSError`.
+    The first box of an MP4 has a NUL in its length. Raises `OSError`.
     """
     with path.open("rb") as file:
-        head = file.read(TEXT_BYTES)
-    if any(byte == 0x7F or (byte < 0x20 and byte not in _TEXT_CONTROLS) for byte in head):
-        return False
-    return head.lstrip().startswith(b"<") or _is_utf8(head)
+        return _NO_TEXT.search(file.read(TEXT_BYTES)) is None
 
 
-def _is_utf8(head: bytes) -> bool:
-    try:
-        head.decode()
-    except UnicodeDecodeError as error:
-        return error.reason == "unexpected end of data"  # in the middle of a character
-    return True
+@contextmanager
+def _verified(root: StorageRoot, relative: str) -> Iterator[tuple[Path, VerifiedFile] | None]:
+    """Give a path on this machine with the whole video at ``relative``, and its facts; None when there is none."""
+    with _local_file(root, relative) as path:
+        verified = None if path is None else _verify(path)
+        yield None if path is None or verified is None else (path, verified)
 
 
-def _verified(path: Path) -> VerifiedFile | None:
+def _verify(path: Path) -> VerifiedFile | None:
     try:
         facts = probe_video(path)
         with path.open("rb") as file:
@@ -104,7 +97,6 @@ def _verified(path: Path) -> VerifiedFile | None:
 
 @contextmanager
 def _local_file(root: StorageRoot, relative: str) -> Iterator[Path | None]:
-    """Give a path on this machine with the content of ``relative``; None when nothing is there."""
     if root.is_local:
         yield Path(root.uri(relative)) if root.exists(relative) else None
         return

@@ -1,4 +1,4 @@
-"""The due videos of a stretch of time: from the ledger to verified files, each outcome recorded as it comes."""
+"""Land the due videos of a span of time: fetch them, and record each outcome in the ledger as it comes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.ledger import AccountLedger, JobForgottenError, LeaseLostError, VideoState
 from akool_dagster.ledger.records import DueVideo, VideoFailure
 from akool_dagster.storage import StorageRoot
+from akool_dagster.videos.errors import Failure
 from akool_dagster.videos.fairness import GIVE_UP_AFTER
-from akool_dagster.videos.fetch import FetchLimits, Progress, fetch_videos
+from akool_dagster.videos.fetch import FetchLimits, fetch_videos
 from akool_dagster.videos.leftovers import remove_leftovers
 from akool_dagster.videos.refresh import AkoolSays, UrlRefresher
-from akool_dagster.videos.schedule import Failure, decide_fate, next_attempt_ms
+from akool_dagster.videos.schedule import decide_fate, next_attempt_ms
 from akool_dagster.videos.store import FailedVideo, Outcome, StoredVideo, VideoRequest, day_of
 
 FILE_ENDINGS = (".mp4", ".unverified", ".webp")
@@ -118,12 +119,12 @@ class VideoLanding:
             yield
         except LeaseLostError:
             for job_id in self._due.keys() & self._account.landings.forgotten():
-                remove_video(self._root, self._folder, job_id, self._due[job_id].partition_at)
+                _remove_video(self._root, self._folder, job_id, self._due[job_id].partition_at)
             raise
 
-    def _show(self, progress: Progress) -> None:
+    def _show(self, progress: str) -> None:
         self._before_effect()
-        self._log(progress_line(progress))
+        self._log(progress)
 
     def _record(self, outcome: Outcome) -> None:
         self._before_effect()
@@ -135,17 +136,16 @@ class VideoLanding:
                 case FailedVideo():
                     self._record_failure(outcome, expires_at)
         except JobForgottenError as error:
-            remove_video(self._root, self._folder, outcome.job_id, self._due[outcome.job_id].partition_at)
+            _remove_video(self._root, self._folder, outcome.job_id, self._due[outcome.job_id].partition_at)
             self._log(str(error))
 
     def _keep_newer_url(self, outcome: Outcome) -> int:
-        """Keep a newer URL that Akool gave, but for one that proved to be of no use; return when the URL dies."""
+        """Keep a newer URL that Akool gave, unless the URL proved to be of no use; return when the video's URL dies."""
         video, refreshed = self._due[outcome.job_id], outcome.refreshed
-        useless = isinstance(outcome, FailedVideo) and outcome.failure is Failure.LASTING
-        if refreshed is None or refreshed.url is None or refreshed.expires_at_ms is None or useless:
-            return video.expires_at
-        # Only a newer URL lives longer: a row without times would otherwise put off the end of the old one for ever.
-        if refreshed.says is not AkoolSays.NEW_URL:
+        is_useless = isinstance(outcome, FailedVideo) and outcome.failure is Failure.LASTING
+        # Only a newer URL lives longer: a row without times would otherwise put off the end of the old URL for ever.
+        is_newer = refreshed is not None and refreshed.says is AkoolSays.NEW_URL and not is_useless
+        if not is_newer or refreshed is None or refreshed.url is None or refreshed.expires_at_ms is None:
             return video.expires_at
         expires_at = max(video.expires_at, refreshed.expires_at_ms)
         is_first = not _request(video).source_url
@@ -172,7 +172,7 @@ class VideoLanding:
             job_id=failed.job_id,
             error=f"{failed.error} {reason}".strip(),
             state=state,
-            next_at=next_attempt_ms(max(attempts, 1), now, retryable=failed.retryable) if is_pending else None,
+            next_at=next_attempt_ms(max(attempts, 1), now, failed.failure) if is_pending else None,
             refused=failed.refused,
             counts=failed.counts,
         )
@@ -181,7 +181,7 @@ class VideoLanding:
         self._account.videos.fail(failure)
 
 
-def remove_video(root: StorageRoot, folder: str, job_id: str, partition_at: int) -> None:
+def _remove_video(root: StorageRoot, folder: str, job_id: str, partition_at: int) -> None:
     """Remove the files of a job that was forgotten while its download ended. Raises `StorageError`."""
     for ending in FILE_ENDINGS:
         root.remove(f"{folder}/{day_of(partition_at)}/{job_id}{ending}")
@@ -208,12 +208,3 @@ def manifest_record(stored: StoredVideo) -> dict[str, object]:
         "downloaded_at": stored.downloaded_at_ms,
         **asdict(stored.facts),
     }
-
-
-def progress_line(progress: Progress) -> str:
-    """Return a fetch's progress as one line for people."""
-    size, pace = progress.bytes / 1e6, progress.rate_bytes_per_s / 1e6
-    line = f"{progress.done} of {progress.total} videos, {size:.1f} MB, {pace:.1f} MB/s"
-    if progress.remaining_seconds is None:
-        return line
-    return f"{line}, about {progress.remaining_seconds:.0f} s remaining"

@@ -1,4 +1,4 @@
-"""Temporary files that killed runs left behind: which folders are looked into, and when a file counts as left."""
+"""Remove the temporary files that killed runs left behind, a few day folders at a time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def remove_leftovers(root: StorageRoot, folder: str, days: Collection[str], clock: Clock) -> int:
-    """Remove stale temporary files below a folder of day folders, ``days`` first; return how many it was.
+    """Remove stale temporary files below a folder of day folders, ``days`` first; return how many files were removed.
 
     Looks into a few folders only. The folders of other days, which no run may ever be asked for again, have their
-    turn at other times. Trouble is logged and nothing more: whoever writes there will meet it, and explain it.
+    turn at other times. An error is only logged: a run that writes to that folder fails with the same error.
     """
     try:
         if not root.is_local:

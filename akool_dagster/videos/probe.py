@@ -1,4 +1,4 @@
-"""Whether a file is a whole, playable video, and what is in it."""
+"""Verify that a file is a whole, playable video, and find out what is in it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def probe_video(path: Path) -> VideoFacts:
 
 
 def _demux(path: Path, options: Mapping[str, str], index: Index) -> _Demuxed | None:
-    """Return what is in a video, or None when libav learnt no width and height with these options."""
+    """Return what is in a video; None when libav finds no width and height with these options."""
     packets: Counter[int] = Counter()
     starts: dict[int, int] = {}
     ends: dict[int, int] = {}
@@ -138,7 +138,7 @@ def _demux(path: Path, options: Mapping[str, str], index: Index) -> _Demuxed | N
 
 
 def _main_video(container: InputContainer) -> VideoStream:
-    """Return the first track with pictures that libav knows the codec of. Cover art is none."""
+    """Return the first track with pictures whose codec libav knows. Cover art is no such track."""
     videos = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not videos:
         raise UnplayableVideoError("The file has no video in it.")

@@ -1,4 +1,4 @@
-"""Asking Akool anew for a video's URL when the known one is over."""
+"""Ask Akool again for a video's URL when the known URL is over, and tell the answers apart."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from akool_dagster.base.clock import Clock, Deadline
 from akool_dagster.errors import AkoolDagsterError
 
 REFRESH_SECONDS = 60.0
-"""The most that one asking may take, of the time that the file has."""
-GIVE_UP_AFTER = 3
+"""The longest that Akool may be asked for one video, within the time that the video has."""
+MOST_FAILURES = 3
+"""Failures of Akool in a row, after which a run asks no more."""
 UNKNOWN_ID_CODES = frozenset({1008, 1014})
 """Akool's codes for content and for a resource that does not exist."""
 
@@ -34,13 +35,13 @@ class AkoolSays(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Refreshed:
-    """The outcome of one asking."""
+    """The outcome of one request for a URL."""
 
     says: AkoolSays
     url: str | None = None
-    """To be tried next."""
+    """The URL to try next."""
     expires_at_ms: int | None = None
-    """When that URL dies."""
+    """When the URL dies, in epoch milliseconds."""
     trouble: str = ""
     """Why there was no answer."""
 
@@ -51,9 +52,9 @@ class Refreshed:
 
 
 class UrlRefresher:
-    """Asks for one id at a time, whatever the number of threads, and no more once Akool failed three times running.
+    """Asks for one id at a time, whatever the number of threads. Asks no more after `MOST_FAILURES` in a row.
 
-    The ids then go without an answer until the next run, as they would after a minute of waiting each.
+    The other videos are then without an answer until the next run, as they would be after a minute of waiting each.
     """
 
     def __init__(self, new_client: Callable[[], AkoolClient], clock: Clock) -> None:
@@ -75,11 +76,11 @@ class UrlRefresher:
             self._client.close()
 
     def ask(self, job_id: str, known_url: str, deadline: Deadline) -> Refreshed:
-        """Return what Akool says of a job; an Akool that does not answer is an outcome, too."""
+        """Return what Akool says of a job. An Akool that does not answer is an outcome, too."""
         if not self._lock.acquire(timeout=min(deadline.remaining(), REFRESH_SECONDS)):
             return Refreshed(says=AkoolSays.NOTHING, trouble="other videos were asked for all the time.")
         try:
-            if self._failures >= GIVE_UP_AFTER:
+            if self._failures >= MOST_FAILURES:
                 return Refreshed(says=AkoolSays.NOTHING, trouble=f"it failed {self._failures} times in this run.")
             return self._ask(job_id, known_url, Deadline(self._clock, min(deadline.remaining(), REFRESH_SECONDS)))
         finally:
@@ -99,11 +100,10 @@ class UrlRefresher:
             self._failures += 1
             return Refreshed(says=AkoolSays.NOTHING, trouble=str(error))
         self._failures = 0
-        return read_answer(answer, job_id, known_url, self._clock.now_ms())
+        return _read(answer, job_id, known_url, self._clock.now_ms())
 
 
-def read_answer(answer: ResultsAnswer, job_id: str, known_url: str, now_ms: int) -> Refreshed:
-    """Return what an answer says of a job. Rows under other ids say nothing."""
+def _read(answer: ResultsAnswer, job_id: str, known_url: str, now_ms: int) -> Refreshed:
     if job_id in answer.unparsable:
         return Refreshed(says=AkoolSays.NOTHING, trouble=f"its row cannot be read: {answer.unparsable[job_id]}.")
     row = answer.rows.get(job_id)

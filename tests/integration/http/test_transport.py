@@ -7,14 +7,16 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from urllib3.util.connection import create_connection
 
 from akool_dagster.base.clock import Deadline
+from akool_dagster.http import connections
 from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.http.bounds import Bounds
 from akool_dagster.http.errors import TooLargeError, TooManyRedirectsError, TransportError
@@ -55,13 +57,7 @@ def test_a_body_arrives_whole(options: dict[str, bool | None], server: VideoServ
     assert body(transport, server.serve("/a.mp4", content, **options)) == content
 
 
-def test_two_hundred_files_come_over_one_connection(server: VideoServer, transport: HttpTransport) -> None:
-    url = server.serve("/a.mp4", b"video")
-    assert {body(transport, url) for _ in range(200)} == {b"video"}
-    assert server.connections == 1
-
-
-def test_nothing_but_the_url_goes_to_the_server(
+def test_exchanges_share_a_connection_and_nothing_but_the_url_goes_to_the_server(
     server: VideoServer, transport: HttpTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
@@ -70,8 +66,9 @@ def test_nothing_but_the_url_goes_to_the_server(
     for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")
     server.serve("/a.mp4", b"video", headers={"Set-Cookie": "a=b"})
-    for _ in range(2):
+    for _ in range(20):
         body(transport, server.url("/a.mp4?v=1"))
+    assert server.connections == 1
     asked, headers = server.requests[-1]
     assert asked == "/a.mp4?v=1"
     assert headers == {
@@ -82,19 +79,12 @@ def test_nothing_but_the_url_goes_to_the_server(
     }
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_followed(status: int, server: VideoServer, transport: HttpTransport) -> None:
-    server.serve("/b.mp4", b"video")
-    server.serve("/a.mp4", b"moved", status=status, headers={"Location": "/b.mp4?x=1"})
-    assert body(transport, server.url("/a.mp4")) == b"video"
-    assert server.requests[-1][0] == "/b.mp4?x=1"
-
-
-def test_five_redirects_are_followed_and_a_loop_ends(server: VideoServer, transport: HttpTransport) -> None:
+def test_five_redirects_of_any_kind_are_followed_and_a_loop_ends(server: VideoServer, transport: HttpTransport) -> None:
     server.serve("/5", b"video")
-    for step in range(5):
-        server.serve(f"/{step}", b"", status=302, headers={"Location": f"/{step + 1}"})
+    for step, status in enumerate([301, 302, 303, 307, 308]):
+        server.serve(f"/{step}", b"moved", status=status, headers={"Location": f"/{step + 1}?x=1"})
     assert body(transport, server.url("/0")) == b"video"
+    assert server.requests[-1][0] == "/5?x=1"
     server.serve("/loop", b"", status=302, headers={"Location": "/loop"})
     with pytest.raises(TooManyRedirectsError):
         body(transport, server.url("/loop"))
@@ -111,45 +101,43 @@ def test_an_address_that_does_not_answer_is_passed_over_for_the_next(server: Vid
     transport.close()
 
 
-def test_a_name_that_does_not_resolve_is_an_error() -> None:
+def test_a_name_without_address_and_a_refused_connection_are_errors_that_quote_no_url() -> None:
     def resolver(host: str, port: int) -> list[str]:
-        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        if host == "cdn.example":
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return [host]
 
-    transport = HttpTransport(AddressPolicy("https://api.example", resolver=resolver))
-    with pytest.raises(TransportError):
-        body(transport, "https://cdn.example/a.mp4")
-    transport.close()
-
-
-def test_the_error_of_a_refused_connection_quotes_no_url() -> None:
     with VideoServer() as server:
-        url = server.url("/a.mp4?signature=hunter2")
-        base = server.base_url
-    transport = HttpTransport(AddressPolicy(base))
-    with pytest.raises(TransportError) as caught:
-        body(transport, url)
-    assert "hunter2" not in str(caught.value) + caught.value.detail
-    transport.close()
+        closed = server.base_url
+    with closing(HttpTransport(AddressPolicy(closed, resolver=resolver))) as transport:
+        for url, reason in (("https://cdn.example", "does not resolve"), (closed, "takes no connection")):
+            with pytest.raises(TransportError, match=reason) as caught:
+                body(transport, f"{url}/a.mp4?signature=hunter2")
+            assert "hunter2" not in str(caught.value) + caught.value.detail
 
 
-def test_a_body_that_ends_early_is_an_error(server: VideoServer, transport: HttpTransport) -> None:
-    server.serve("/a.mp4", b"video", length=100)
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        (b"video", {"length": 100}),
+        (b"5\r\nvide", {"headers": {"Transfer-Encoding": "chunked"}, "length": None}),
+    ],
+)
+def test_a_body_that_ends_early_is_an_error(
+    content: bytes, options: dict[str, Any], server: VideoServer, transport: HttpTransport
+) -> None:
     with pytest.raises(TransportError):
-        body(transport, server.url("/a.mp4"))
+        body(transport, server.serve("/a.mp4", content, **options))
 
 
-def test_a_chunked_body_that_ends_early_is_an_error(server: VideoServer, transport: HttpTransport) -> None:
-    server.serve("/a.mp4", b"5\r\nvide", headers={"Transfer-Encoding": "chunked"}, length=None)
-    with pytest.raises(TransportError):
-        body(transport, server.url("/a.mp4"))
-
-
-def test_no_request_is_sent_when_no_time_is_left(server: VideoServer, transport: HttpTransport) -> None:
-    url = server.serve("/a.mp4", b"video")
-    with (
-        pytest.raises(TransportError, match="too long"),
-        get(transport, url, Bounds(deadline=Deadline(FakeClock(), 0))),
-    ):
+@pytest.mark.parametrize(("seconds", "reason"), [(0.0, "too long"), (60.0, "interrupted")])
+def test_nothing_is_asked_when_no_time_is_left_or_after_an_interruption(
+    seconds: float, reason: str, server: VideoServer, transport: HttpTransport
+) -> None:
+    limits = Bounds(deadline=Deadline(FakeClock(), seconds))
+    if seconds:
+        limits.stop.set()
+    with pytest.raises(TransportError, match=reason), get(transport, server.serve("/a.mp4", b"video"), limits):
         pass
     assert server.requests == []
 
@@ -172,6 +160,27 @@ def test_a_body_of_more_bytes_than_asked_for_is_not_read_to_its_end(
         assert response.read(5) == b"video"
     with get(transport, url) as response, pytest.raises(TooLargeError):
         response.read(4)
+
+
+def test_closing_ends_idle_connections_also_while_the_traceback_of_an_error_is_alive(
+    server: VideoServer, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[socket.socket] = []
+
+    def recording(*args: Any, **options: Any) -> socket.socket:
+        opened.append(create_connection(*args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(connections, "create_connection", recording)
+    url = server.serve("/a.mp4", b"video")
+    body(transport, url)
+    server.serve("/short.mp4", b"video", length=100)
+    with pytest.raises(TransportError) as caught:
+        body(transport, server.url("/short.mp4"))
+    body(transport, url)
+    transport.close()
+    assert caught.value.__traceback__ is not None
+    assert [one.fileno() for one in opened] == [-1, -1]
 
 
 @pytest.fixture
@@ -212,15 +221,6 @@ def test_silence_ends_at_the_read_timeout(server: VideoServer, transport: HttpTr
                 next(response.chunks)
     finally:
         hold.set()
-
-
-def test_after_an_interruption_nothing_more_is_asked(server: VideoServer, transport: HttpTransport) -> None:
-    stopped = Bounds(deadline=Deadline(FakeClock(), 60.0))
-    stopped.stop.set()
-    url = server.serve("/a.mp4", b"video")
-    with pytest.raises(TransportError, match="interrupted"), get(transport, url, stopped):
-        pass
-    assert server.requests == []
 
 
 def test_no_log_has_the_query_of_an_exchange(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akool_dagster.base.clock import Deadline
 from akool_dagster.http.bounds import Bounds, LowSpeedLimit, SpeedMeter, call_within
 from akool_dagster.http.errors import TransportError
 from tests.clock import FakeClock
+from tests.thoroughness import thorough
 
 LIMIT = LowSpeedLimit(bytes_per_second=1000.0, seconds=30.0)
 waits = st.floats(min_value=0.0, max_value=20.0)
@@ -26,12 +27,14 @@ def is_too_slow(meter: SpeedMeter, waited: float, received: int = 0) -> bool:
     return False
 
 
-@given(st.lists(st.tuples(waits, st.floats(min_value=1.01, max_value=100.0)), max_size=200))
+@settings(max_examples=thorough(30, 1000))
+@given(st.lists(st.tuples(waits, st.floats(min_value=1.01, max_value=100.0)), max_size=100))
 def test_a_download_that_keeps_to_the_limit_goes_on(steps: list[tuple[float, float]]) -> None:
     meter = SpeedMeter(LIMIT)
     assert not any(is_too_slow(meter, waited, int(waited * 1000 * faster) + 1) for waited, faster in steps)
 
 
+@settings(max_examples=thorough(30, 1000))
 @given(st.integers(min_value=0, max_value=1000), st.integers(min_value=0, max_value=499))
 def test_a_download_that_slows_down_is_noticed_within_two_windows(good: int, drip: int) -> None:
     meter = SpeedMeter(LIMIT)

@@ -1,4 +1,4 @@
-"""Words for tests of `fetch_videos`: requests, a fetch that keeps what it said, a clock that flies."""
+"""Helpers for tests of `fetch_videos`: requests, a fetch that keeps its outcomes, a clock that flies."""
 
 from __future__ import annotations
 
@@ -11,16 +11,9 @@ from typing import Any
 from akool_dagster.base.clock import Deadline, SystemClock
 from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.storage import StorageRoot
-from akool_dagster.videos.fetch import (
-    FailedVideo,
-    FetchLimits,
-    FetchSummary,
-    Outcome,
-    StoredVideo,
-    VideoRequest,
-    fetch_videos,
-)
+from akool_dagster.videos.fetch import FetchLimits, FetchSummary, fetch_videos
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
+from akool_dagster.videos.store import FailedVideo, Outcome, StoredVideo, VideoRequest
 from tests.clock import FakeClock
 from tests.video_server import VideoServer
 

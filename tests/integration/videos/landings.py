@@ -1,4 +1,4 @@
-"""Words for tests of landings of videos from the emulator."""
+"""Landings of videos from the emulator, with the clock, the log and the ledger at hand."""
 
 from __future__ import annotations
 
@@ -124,6 +124,16 @@ class Landing:
     def files(self) -> dict[str, bytes]:
         folder = Path(self.root.uri())
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    @property
+    def videos(self) -> dict[str, bytes]:
+        """Every file below the root but kept ones, by the job that the file is named after; temporary files, too."""
+        return {Path(name).stem: body for name, body in self.files.items() if not name.endswith(".unverified")}
+
+    @property
+    def kept(self) -> set[str]:
+        """The jobs of which a file is kept that the verifier refused."""
+        return {Path(name).stem for name in self.files if name.endswith(".unverified")}
 
 
 def path_of(identifier: str) -> str:
