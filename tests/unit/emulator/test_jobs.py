@@ -35,16 +35,14 @@ jobs = st.builds(
 )
 
 
-@given(job=jobs, first=seconds, later=seconds, polled=st.integers(0, 50), polled_later=st.integers(0, 50))
-def test_a_job_never_goes_back(job: EmulatedJob, first: float, later: float, polled: int, polled_later: int) -> None:
+@given(job=jobs, first=seconds, later=seconds, polled=st.integers(0, 20), polled_later=st.integers(0, 20))
+def test_a_job_never_goes_back_and_ends_with_its_outcome(
+    job: EmulatedJob, first: float, later: float, polled: int, polled_later: int
+) -> None:
     before = job.status(elapsed_seconds=first, earlier_polls=polled)
     after = job.status(elapsed_seconds=first + later, earlier_polls=polled + polled_later)
-    assert after >= before
-
-
-@given(job=jobs)
-def test_every_job_ends_with_its_outcome(job: EmulatedJob) -> None:
     end = job.status(elapsed_seconds=2001, earlier_polls=41)
+    assert before <= after <= end
     assert end is (JobStatus.COMPLETED if job.outcome == "completed" else JobStatus.FAILED)
 
 
@@ -57,11 +55,8 @@ def test_seconds_move_a_job_through_its_states() -> None:
 def test_polls_move_a_job_whatever_the_time() -> None:
     job = EmulatedJob(job_id=JOB_ID, queue_polls=2, processing_polls=1, outcome="failed")
     assert [job.status(elapsed_seconds=1e9, earlier_polls=count) for count in range(5)] == [1, 1, 2, 4, 4]
-
-
-def test_the_polls_that_are_not_given_count_as_none() -> None:
-    job = EmulatedJob(job_id=JOB_ID, processing_polls=1)
-    assert [job.status(elapsed_seconds=0, earlier_polls=count) for count in range(3)] == [2, 3, 3]
+    unqueued = EmulatedJob(job_id=JOB_ID, processing_polls=1)
+    assert [unqueued.status(elapsed_seconds=0, earlier_polls=count) for count in range(3)] == [2, 3, 3]
 
 
 def test_the_creation_time_is_that_of_the_id_unless_given() -> None:
@@ -178,10 +173,6 @@ def test_a_population_follows_from_its_seed() -> None:
     assert population(30, seed=1, now_ms=NOW_MS) == population(30, seed=1, now_ms=NOW_MS)
     first, second = (population(30, seed=seed, now_ms=NOW_MS) for seed in (1, 2))
     assert {job.job_id for job in first}.isdisjoint(job.job_id for job in second)
-
-
-def test_a_large_population_has_no_id_twice() -> None:
-    assert len({job.job_id for job in population(20_000, seed=0, now_ms=NOW_MS, days=1)}) == 20_000
 
 
 def test_just_after_midnight_the_days_end_with_yesterday() -> None:

@@ -30,7 +30,7 @@ def service_of(
         clock=FakeClock() if clock is None else clock,
         speed=speed,
         max_ids_per_call=max_ids_per_call,
-        faults=faults,
+        faults=FaultSwitch() if faults is None else faults,
     )
     service.base_url = "http://emulator.example.com"
     service.add_jobs(jobs)
@@ -55,7 +55,7 @@ def file_name(row: Row) -> str:
 
 def video_status(service: AkoolService, name: str) -> int:
     found = service.video(name)
-    return found.http_status if isinstance(found, Answer) else 200
+    return (found.http_status or 0) if isinstance(found, Answer) else 200
 
 
 def test_jobs_move_by_the_clock() -> None:
@@ -90,7 +90,7 @@ def test_a_step_of_the_wall_clock_moves_no_job() -> None:
 def test_time_starts_when_the_service_begins_when_a_job_is_added_or_when_the_job_says() -> None:
     clock = FakeClock()
     start_ms = clock.now_ms()
-    service = AkoolService(ACCOUNT, clock=clock)
+    service = AkoolService(ACCOUNT, clock=clock, faults=FaultSwitch())
     service.add_jobs([EmulatedJob(job_id=FIRST)])
     clock.advance(100)
     assert statuses(rows(service, FIRST)) == [1]
