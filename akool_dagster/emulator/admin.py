@@ -13,15 +13,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from akool_dagster.emulator.fault_descriptions import describe, switch_on
-from akool_dagster.emulator.faults import FaultSwitch
 from akool_dagster.emulator.journal import Journal
 from akool_dagster.emulator.service import AkoolService
 
 _MOST_IDS = TypeAdapter[int | None](Annotated[int, Field(ge=1, strict=True)] | None)
 
 
-def admin_routes(faults: FaultSwitch, journal: Journal, service: AkoolService) -> list[Route]:
+def admin_routes(service: AkoolService, journal: Journal) -> list[Route]:
     """Return the routes. Whatever they cannot understand is answered 400 with ``{"error": sentence}``."""
+    faults = service.faults
 
     async def show_faults(request: Request) -> Response:
         shown = [describe(source, faults.times_left(source)) for source in faults.active]

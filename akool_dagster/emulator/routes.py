@@ -16,7 +16,7 @@ from starlette.routing import Route
 from akool_dagster.clock import Clock
 from akool_dagster.emulator.answers import Answer, file_answer, gateway_error, redirection
 from akool_dagster.emulator.fault_kinds import LOOP, MOVED, Endpoint
-from akool_dagster.emulator.faults import Fault, FaultSwitch
+from akool_dagster.emulator.faults import Fault
 from akool_dagster.emulator.journal import Journal, RecordedRequest
 from akool_dagster.emulator.mp4 import VideoCache
 from akool_dagster.emulator.service import AkoolService, requested_ids
@@ -42,11 +42,9 @@ class Call:
 class AkoolRoutes:
     """Takes requests from Starlette and asks the service for the answers. Nothing that Akool lacks is here."""
 
-    def __init__(
-        self, service: AkoolService, faults: FaultSwitch, journal: Journal, videos: VideoCache, clock: Clock
-    ) -> None:
+    def __init__(self, service: AkoolService, journal: Journal, videos: VideoCache, clock: Clock) -> None:
         self._service = service
-        self._faults = faults
+        self._faults = service.faults
         self._journal = journal
         self._videos = videos
         self._clock = clock
@@ -108,7 +106,7 @@ class AkoolRoutes:
         return requested_ids(call.payload) if call.endpoint is Endpoint.RESULTS else ()
 
     def _record(self, call: Call, answer: Answer) -> None:
-        secrets = [secret.encode() for secret in self._service.secrets]
+        secrets = [secret.encode() for secret in self._service.known_secrets]
         self._journal.record(
             RecordedRequest(
                 method=call.request.method,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +21,7 @@ from akool_dagster.emulator.service import Account, AkoolService
 from akool_dagster.emulator.web_server import WebServer, listen
 
 
-class AkoolEmulator:
+class AkoolEmulator(AkoolService):
     """A local Akool with its CDN, for tests and demonstrations. Use it as a context manager, or start and stop it.
 
     It listens on ``port``, 0 for any free one, and again on the same after a restart, so that an outage can be
@@ -47,17 +47,16 @@ class AkoolEmulator:
         port: int = 0,
         max_ids_per_call: int | None = None,
     ) -> None:
-        self._clock: Clock = clock or SystemClock()
-        self.faults = FaultSwitch(seed)
-        self.journal = Journal()
-        self._service = AkoolService(
+        super().__init__(
             Account(api_key=api_key, client_id=client_id, client_secret=client_secret),
-            clock=self._clock,
+            clock=clock or SystemClock(),
+            faults=FaultSwitch(seed),
             speed=speed,
             max_ids_per_call=max_ids_per_call,
-            faults=self.faults,
         )
-        self._service.add_jobs(jobs)
+        for job in jobs:
+            self.add_job(job)
+        self.journal = Journal()
         self._videos = VideoCache(seed)
         self._host = host
         self._port = port
@@ -66,44 +65,13 @@ class AkoolEmulator:
     @property
     def base_url(self) -> str:
         """Where the API is; the CDN is below it at ``/cdn/``. Raises `EmulatorError` before the first start."""
-        if not self._service.base_url:
+        if not self.address:
             raise EmulatorError("The emulator has no address before it is started.")
-        return self._service.base_url
-
-    @property
-    def jobs(self) -> Mapping[str, EmulatedJob]:
-        """The jobs by id: a live, read-only view."""
-        return self._service.jobs
-
-    @property
-    def credit(self) -> float:
-        """The account's credits as ``quota/info`` answers them. Jobs don't change it."""
-        return self._service.credit
-
-    @credit.setter
-    def credit(self, credits_left: float) -> None:
-        self._service.credit = credits_left
-
-    @property
-    def max_ids_per_call(self) -> int | None:
-        """How many ids one call may ask for before it is answered 1003; None for any number."""
-        return self._service.max_ids_per_call
-
-    @max_ids_per_call.setter
-    def max_ids_per_call(self, most: int | None) -> None:
-        self._service.max_ids_per_call = most
-
-    def add_job(self, job: EmulatedJob) -> None:
-        """Take one more job on; its time starts now. Raises ``ValueError`` for an id that is there already."""
-        self._service.add_jobs((job,))
+        return self.address
 
     def video_bytes(self, job_id: str) -> bytes:
         """Return the bytes the CDN serves for a job that completes. Raises ``KeyError`` for an unknown id."""
         return self._videos.get(self.jobs[job_id]).content
-
-    def expire_token(self) -> None:
-        """Make the bearer tokens issued so far invalid."""
-        self._service.expire_tokens()
 
     def start(self) -> None:
         """Listen and serve in a thread. Raises `EmulatorError` when running already or when the port is taken."""
@@ -112,17 +80,17 @@ class AkoolEmulator:
         listener = listen(self._host, self._port)
         self._port = listener.getsockname()[1]
         host = f"[{self._host}]" if ":" in self._host else self._host
-        self._service.base_url = f"http://{host}:{self._port}"
-        akool = AkoolRoutes(self._service, self.faults, self.journal, self._videos, self._clock)
+        self.address = f"http://{host}:{self._port}"
+        akool = AkoolRoutes(self, self.journal, self._videos, self._clock)
         server = WebServer(
             Starlette(
-                routes=akool.routes + admin_routes(self.faults, self.journal, self._service),
+                routes=akool.routes + admin_routes(self, self.journal),
                 exception_handlers={HTTPException: akool.refuse_unknown},
             )
         )
         server.start(listener)
         self._server = server
-        self._service.begin()
+        self.begin()
 
     def stop(self) -> None:
         """Close every connection and end the thread. Jobs, journal and faults stay; stopping twice is harmless."""

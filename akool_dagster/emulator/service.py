@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -52,13 +52,17 @@ class AkoolService:
     ) -> None:
         if speed <= 0:
             raise ValueError(f"The speed is above 0, not {speed}.")
-        self.base_url = ""
+        self.address = ""
+        """The URL that the service is reached at; empty until it is."""
         self.credit = 1234.5
+        """The account's credits as ``quota/info`` answers them. Jobs don't change it."""
+        self.max_ids_per_call = max_ids_per_call
+        """How many ids one call may ask for before it is answered 1003; None for any number."""
+        self.faults = faults
+        """Which faults are on."""
         self._account = account
         self._clock = clock
         self._speed = speed
-        self.max_ids_per_call = max_ids_per_call
-        self._faults = faults
         self._wall_ms = clock.now_ms()
         self._monotonic = clock.monotonic()
         self._begun_at: float | None = None
@@ -67,7 +71,6 @@ class AkoolService:
         self._progress: dict[str, _Progress] = {}
         self._files: dict[str, str] = {}
         self._tokens: set[str] = set()
-        self._tokens_issued = 0
 
     @property
     def jobs(self) -> Mapping[str, EmulatedJob]:
@@ -75,7 +78,7 @@ class AkoolService:
         return MappingProxyType(self._jobs)
 
     @property
-    def secrets(self) -> tuple[str, ...]:
+    def known_secrets(self) -> tuple[str, ...]:
         """Every value that must reach no other host."""
         return (self._account.api_key, self._account.client_secret, *self._tokens)
 
@@ -89,25 +92,19 @@ class AkoolService:
             if self._begun_at is None:
                 self._begun_at = self.now_ms()
 
-    def add_jobs(self, jobs: Iterable[EmulatedJob]) -> None:
-        """Take jobs on. Raises ``ValueError`` for an id that is there already."""
+    def add_job(self, job: EmulatedJob) -> None:
+        """Take one more job on; its time starts now. Raises ``ValueError`` for an id that is there already."""
         with self._lock:
+            if job.job_id in self._jobs:
+                raise ValueError(f"The emulator has a job {job.job_id} already.")
+            position = len(self._jobs)
+            uploaded_ms = job.create_time + round(job.work_seconds * 1000) - 1300
+            file_name = f"{uploaded_ms}-{position:04d}.mp4"
             now = None if self._begun_at is None else self.now_ms()
-            for job in jobs:
-                if job.job_id in self._jobs:
-                    raise ValueError(f"The emulator has a job {job.job_id} already.")
-                file_name = self._free_file_name(job)
-                self._files[file_name] = job.job_id
-                started = now if job.available_from_ms is None else job.available_from_ms
-                self._progress[job.job_id] = _Progress(len(self._jobs), file_name, started)
-                self._jobs[job.job_id] = job
-
-    def _free_file_name(self, job: EmulatedJob) -> str:
-        moment = job.create_time + round(job.work_seconds * 1000) - 1300
-        digits = int(job.job_id[-6:], 16) % 10_000
-        while (name := f"{moment}-{digits:04d}.mp4") in self._files:
-            digits += 1
-        return name
+            started = now if job.available_from_ms is None else job.available_from_ms
+            self._files[file_name] = job.job_id
+            self._progress[job.job_id] = _Progress(position, file_name, started)
+            self._jobs[job.job_id] = job
 
     def refuse(self, authorization: str | None, api_key: str | None) -> Answer | None:
         """Return the answer to wrong credentials, or None for right ones. ``Authorization`` wins, as documented."""
@@ -124,20 +121,16 @@ class AkoolService:
         """Answer ``getToken``; the token is beside the code, not under ``data``."""
         if not isinstance(payload, dict):
             return envelope(1003, "Parameter error")
-        if (payload.get("clientId"), payload.get("clientSecret")) != (
-            self._account.client_id,
-            self._account.client_secret,
-        ):
+        account = self._account
+        if (payload.get("clientId"), payload.get("clientSecret")) != (account.client_id, account.client_secret):
             return envelope(1101, "Invalid authorization")
+        token = f"emulated.{secrets.token_hex(32)}"
         with self._lock:
-            self._tokens_issued += 1
-            issue = f"{self._account.client_secret}:{self._tokens_issued}"
-            token = f"emulated.{hashlib.sha256(issue.encode()).hexdigest()}"
             self._tokens.add(token)
         return envelope(1000, "OK", token=token)
 
-    def expire_tokens(self) -> None:
-        """Make every token issued so far invalid."""
+    def expire_token(self) -> None:
+        """Make the bearer tokens issued so far invalid."""
         with self._lock:
             self._tokens = set()
 
@@ -171,19 +164,19 @@ class AkoolService:
                     row = self._row(job_id)
                 rows.extend((row,) if hit.kind.row is None else hit.kind.row(row))
             if fault is not None and fault.kind.rows is not None:
-                rows = list(fault.kind.rows(rows, self._jobs.keys() - known, self._faults.chance))
+                rows = list(fault.kind.rows(rows, self._jobs.keys() - known, self.faults.chance))
         return envelope(1000, "OK", data={"result": rows}), tuple(happened)
 
     def _fault_of(self, job_id: str, fault: Fault | None, *, completed: bool) -> Fault | None:
         """Return what happens to one job: the fault of this call, or one that is on for jobs."""
         if fault is not None and fault.happens_to(job_id, completed=completed):
             return fault
-        return self._faults.take_for_job(job_id, completed=completed)
+        return self.faults.take_for_job(job_id, completed=completed)
 
     def _row(self, job_id: str) -> Row:
         job, progress = self._jobs[job_id], self._progress[job_id]
         status, settled_ms = self._state(job, progress)
-        return job.row(status, video_url=f"{self.base_url}/cdn/{progress.file_name}", settled_ms=settled_ms)
+        return job.row(status, video_url=f"{self.address}/cdn/{progress.file_name}", settled_ms=settled_ms)
 
     def _state(self, job: EmulatedJob, progress: _Progress) -> tuple[JobStatus, int | None]:
         """Return the status that the last poll showed or would show now, and when the job ended."""

@@ -44,7 +44,9 @@ class WebServer(uvicorn.Server):
 
     def start(self, listener: socket.socket) -> None:
         """Serve what the socket accepts. Raises `EmulatorError` when that does not begin within ten seconds."""
-        self._thread = threading.Thread(target=self._serve_until_stopped, args=(listener,), name="akool-emulator", daemon=True)
+        self._thread = threading.Thread(
+            target=self._serve_until_stopped, args=(listener,), name="akool-emulator", daemon=True
+        )
         self._thread.start()
         if not (self._decided.wait(_LONGEST_START) and self.started):
             self.stop()

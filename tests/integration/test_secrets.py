@@ -292,7 +292,7 @@ class Scenario:
         things += [ApiKey(KEY), ClientCredentials(CLIENT_ID, CLIENT_SECRET), Token(TOKEN)]
         things += [ParquetIOManager(storage_root="/data"), VideoStoreResource(storage_root="/data")]
         things += [StorageRoot("/data"), AddressPolicy("https://api.example"), deployment.emulator]
-        things += [deployment.emulator.journal.requests, deployment.emulator._service._account]
+        things += [deployment.emulator.journal.requests, deployment.emulator._account]
         defs = deployment.defs
         things += [defs, defs.resources, *(defs.sensors or ()), *(defs.jobs or ()), *(defs.assets or ())]
         with deployment.ledger() as open_ledger:

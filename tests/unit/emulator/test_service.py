@@ -32,8 +32,9 @@ def service_of(
         max_ids_per_call=max_ids_per_call,
         faults=FaultSwitch() if faults is None else faults,
     )
-    service.base_url = "http://emulator.example.com"
-    service.add_jobs(jobs)
+    service.address = "http://emulator.example.com"
+    for job in jobs:
+        service.add_job(job)
     service.begin()
     return service
 
@@ -91,13 +92,13 @@ def test_time_starts_when_the_service_begins_when_a_job_is_added_or_when_the_job
     clock = FakeClock()
     start_ms = clock.now_ms()
     service = AkoolService(ACCOUNT, clock=clock, faults=FaultSwitch())
-    service.add_jobs([EmulatedJob(job_id=FIRST)])
+    service.add_job(EmulatedJob(job_id=FIRST))
     clock.advance(100)
     assert statuses(rows(service, FIRST)) == [1]
     service.begin()
-    service.add_jobs([EmulatedJob(job_id=SECOND, available_from_ms=start_ms)])
+    service.add_job(EmulatedJob(job_id=SECOND, available_from_ms=start_ms))
     clock.advance(2)
-    service.add_jobs([EmulatedJob(job_id=THIRD)])
+    service.add_job(EmulatedJob(job_id=THIRD))
     assert statuses(rows(service, FIRST, SECOND, THIRD)) == [2, 3, 1]
     service.begin()
     clock.advance(1)
@@ -195,7 +196,7 @@ def test_a_new_job_never_ends_in_the_future() -> None:
 def test_the_same_id_cannot_be_added_twice() -> None:
     service = service_of(EmulatedJob(job_id=FIRST))
     with pytest.raises(ValueError, match=FIRST):
-        service.add_jobs([EmulatedJob(job_id=FIRST)])
+        service.add_job(EmulatedJob(job_id=FIRST))
 
 
 def test_videos_of_one_moment_have_different_names_in_akools_form() -> None:
@@ -295,7 +296,7 @@ def test_a_token_works_until_it_is_expired_and_wins_over_a_wrong_key() -> None:
     assert tokens[0]["token"] != tokens[1]["token"]
     for token in tokens:
         assert service.refuse(f"Bearer {token['token']}", "wrong") is None
-    service.expire_tokens()
+    service.expire_token()
     refusal = service.refuse(f"Bearer {tokens[0]['token']}", None)
     assert refusal is not None
     assert refusal.code == 1101
