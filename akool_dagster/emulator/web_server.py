@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from contextlib import suppress
 
 import uvicorn
 from starlette.applications import Starlette
@@ -39,6 +40,8 @@ class WebServer(uvicorn.Server):
         )
         application.state.server = self
         self._waits: set[threading.Event] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop_asked = asyncio.Event()
         self._decided = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -55,6 +58,9 @@ class WebServer(uvicorn.Server):
     def stop(self) -> None:
         """Close every connection and end the thread. Raises `EmulatorError` when that takes over ten seconds."""
         self.should_exit = True
+        with suppress(RuntimeError):  # the loop has ended
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._stop_asked.set)
         if self._thread is not None:
             self._thread.join(_LONGEST_STOP)
             if self._thread.is_alive():
@@ -81,8 +87,14 @@ class WebServer(uvicorn.Server):
         self._waits.discard(ended)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets=sockets)
         self._decided.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn's own looks ten times a second whether to stop.
+        if not self.should_exit:
+            await self._stop_asked.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for ended in self._waits:

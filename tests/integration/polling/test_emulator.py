@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
-from pathlib import Path
 
 import pytest
 
@@ -20,25 +18,6 @@ from tests.ticks import ACCOUNT, Ticks, assert_ended_as_they_should, jobs, new_c
 
 JOBS = population(40, seed=7, now_ms=FakeClock().now_ms())
 IDS = sorted(job.job_id for job in JOBS)
-
-
-@pytest.fixture
-def emulator(clock: FakeClock) -> Iterator[AkoolEmulator]:
-    with AkoolEmulator(jobs=JOBS, clock=clock) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[JobLedger]:
-    with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
-        ledger.account(ACCOUNT).track([TrackRequest(job_id=identifier) for identifier in IDS])
-        yield ledger
-
-
-@pytest.fixture
-def client(emulator: AkoolEmulator, clock: FakeClock) -> Iterator[AkoolClient]:
-    with new_client(emulator, clock) as client:
-        yield client
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -93,25 +91,6 @@ EXPECTED = {
     "empty_body": outage(NOT_JSON),
 }
 KINDS = [name for name, kind in FAULT_KINDS.items() if Endpoint.RESULTS in kind.allowed]
-
-
-@pytest.fixture
-def emulator(clock: FakeClock) -> Iterator[AkoolEmulator]:
-    with AkoolEmulator(jobs=JOBS, clock=clock) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[JobLedger]:
-    with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
-        ledger.account(ACCOUNT).track([TrackRequest(job_id=job.job_id) for job in JOBS])
-        yield ledger
-
-
-@pytest.fixture
-def client(emulator: AkoolEmulator, clock: FakeClock) -> Iterator[AkoolClient]:
-    with new_client(emulator, clock) as client:
-        yield client
 
 
 def conclusions(job: Job) -> tuple[object, ...]:
