@@ -185,15 +185,6 @@ def test_a_job_that_moves_on_by_itself_is_not_hurried_by_unasked_rows(
     assert (jobs(ledger)[slow.job_id].state, jobs(ledger)[slow.job_id].status) == (JobState.PENDING, 1)
 
 
-def test_a_limit_of_ids_that_changes_while_it_runs_is_met_by_smaller_calls(
-    emulator: AkoolEmulator, ledger: JobLedger, client: AkoolClient, clock: FakeClock
-) -> None:
-    emulator.max_ids_per_call = 2
-    Ticks(ledger, client, clock).tick(ids_per_request=8)
-    assert_ended_as_they_should(ledger, JOBS)
-    assert ledger.account(ACCOUNT).polling.call_limit() == 2
-
-
 # The other endpoints of the API
 
 ELSEWHERE = [

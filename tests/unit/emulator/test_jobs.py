@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -64,21 +65,17 @@ def test_the_creation_time_is_that_of_the_id_unless_given() -> None:
     assert EmulatedJob(job_id=JOB_ID, created_ms=1_754_377_191_100).create_time == 1_754_377_191_100
 
 
-@pytest.mark.parametrize("job_id", ["", "abc", JOB_ID.upper(), JOB_ID + "0", JOB_ID[:-1] + "g", JOB_ID + "\n"])
-def test_an_id_that_is_no_object_id_is_refused(job_id: str) -> None:
-    with pytest.raises(ValueError, match="24 lower-case"):
-        EmulatedJob(job_id=job_id)
-
-
-@pytest.mark.parametrize("size", [{"width": 161}, {"height": 97}, {"width": -2}])
-def test_a_size_no_video_can_have_is_refused(size: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="even"):
-        EmulatedJob(job_id=JOB_ID, width=size.get("width"), height=size.get("height"))
-
-
-def test_a_video_of_no_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="lasts longer"):
-        EmulatedJob(job_id=JOB_ID, video_duration=0)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        *(({"job_id": bad}, "24 lower-case") for bad in ("", "abc", JOB_ID.upper(), JOB_ID + "0", JOB_ID + "\n")),
+        *(({"job_id": JOB_ID, **size}, "even") for size in ({"width": 161}, {"height": 97}, {"width": -2})),
+        ({"job_id": JOB_ID, "video_duration": 0}, "lasts longer"),
+    ],
+)
+def test_a_job_that_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EmulatedJob(**fields)
 
 
 def test_a_completed_row_has_the_fields_of_the_vendors_example() -> None:
