@@ -16,7 +16,7 @@ from time import process_time
 
 import requests
 
-from akool_dagster.api.client import AkoolClient, ApiKey
+from akool_dagster.api import AkoolClient, ApiKey
 from akool_dagster.base.clock import Clock, Deadline, SystemClock
 from akool_dagster.emulator import AkoolEmulator, EmulatedJob
 from akool_dagster.ledger import JobLedger

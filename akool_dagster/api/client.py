@@ -9,6 +9,7 @@ import random
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -16,8 +17,8 @@ from requests.utils import get_environ_proxies, select_proxy
 
 from akool_dagster.api.answers import HttpAnswer, classify_response, uncompressed
 from akool_dagster.api.base_url import DEFAULT_BASE_URL, checked_base_url
-from akool_dagster.api.codes import Reaction, fact_for
-from akool_dagster.api.credentials import ApiKey, ClientCredentials, Token, credentials_from
+from akool_dagster.api.codes import CODES, Reaction
+from akool_dagster.api.credentials import ApiKey, ClientCredentials, Token
 from akool_dagster.api.errors import (
     AkoolConfigurationError,
     AkoolContentError,
@@ -30,15 +31,13 @@ from akool_dagster.api.errors import (
 )
 from akool_dagster.api.json_text import encode_json
 from akool_dagster.api.models import ResultsAnswer, parse_results
-from akool_dagster.api.retry import GiveUp, RetryPolicy
+from akool_dagster.api.retry import RetryPolicy
 from akool_dagster.base.clock import Clock, Deadline, SystemClock
 from akool_dagster.base.job_ids import JOB_ID_PATTERN, normalise_id
 from akool_dagster.base.redaction import redact_text
 from akool_dagster.http.bounds import Bounds
 from akool_dagster.http.errors import RefusedAddressError, TooLargeError, TransportError
 from akool_dagster.http.transport import HttpTransport, trusted_context
-
-__all__ = ["AkoolClient", "ApiKey", "ClientCredentials", "Token", "credentials_from"]
 
 _DEFAULT_CALL_SECONDS = 120.0
 # Fifty rows are some 100 kB. JSON of many tiny objects takes thirty times its size in memory.
@@ -49,7 +48,19 @@ _MOST_CONNECTIONS = 16
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "akool-dagster"}
 _JSON = {"Content-Type": "application/json"}
 
+# What a new token may cure.
+_RENEWABLE = frozenset(fact.code for fact in CODES.values() if fact.reaction is Reaction.REAUTHENTICATE)
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one call asks for; who asks is added when it is sent."""
+
+    method: str
+    path: str
+    body: Mapping[str, object] | None = field(default=None, repr=False)
 
 
 class AkoolClient:
@@ -118,19 +129,16 @@ class AkoolClient:
         for job_id in wanted:
             if not JOB_ID_PATTERN.fullmatch(job_id):
                 raise ValueError(f"not an id of Akool's: {job_id[:80]!r}")
-        payload = self._signed(
-            "POST",
-            "/api/open/v4/image2Video/resultsByIds",
-            {"_ids": ",".join(wanted)},
-            deadline or self._default_deadline(),
-            job_id=wanted[0] if len(wanted) == 1 else None,
-        )
-        return parse_results(payload, wanted)
+        call = _Call("POST", "/api/open/v4/image2Video/resultsByIds", {"_ids": ",".join(wanted)})
+        try:
+            return parse_results(self._signed(call, deadline), wanted)
+        except AkoolError as error:
+            error.job_id = wanted[0] if len(wanted) == 1 else None
+            raise
 
     def credit(self, *, deadline: Deadline | None = None) -> float:
         """Return the account's balance in credits."""
-        payload = self._signed("GET", "/api/open/v3/faceswap/quota/info", None, deadline or self._default_deadline())
-        data = payload.get("data")
+        data = self._signed(_Call("GET", "/api/open/v3/faceswap/quota/info"), deadline).get("data")
         value = data.get("credit") if isinstance(data, Mapping) else None
         try:
             credit = math.nan if value is None or isinstance(value, bool) else float(value)
@@ -140,61 +148,34 @@ class AkoolClient:
             raise AkoolResponseError("Akool's answer has no number under data.credit. The API may have changed.")
         return credit
 
-    def get_token(self, *, deadline: Deadline | None = None) -> Token:
-        """Exchange client id and secret for a token, which later calls send."""
-        deadline = deadline or self._default_deadline()
-        return self._bearer(deadline, refused=self._token)
-
-    def _default_deadline(self) -> Deadline:
-        return Deadline(self._clock, _DEFAULT_CALL_SECONDS)
-
-    def _signed(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, object] | None,
-        deadline: Deadline,
-        job_id: str | None = None,
-    ) -> Mapping[str, object]:
-        if isinstance(self._credentials, ApiKey):
-            return _or_raise(self._ask(method, path, body, {"x-api-key": self._credentials.value}, deadline, job_id))
-        token = self._bearer(deadline)
-        outcome = self._ask(method, path, body, _bearer_header(token), deadline, job_id)
-        if (
-            isinstance(outcome, AkoolCredentialsError)
-            and outcome.code is not None
-            and fact_for(outcome.code).reaction is Reaction.REAUTHENTICATE
-        ):
-            token = self._bearer(deadline, refused=token)
-            outcome = self._ask(method, path, body, _bearer_header(token), deadline, job_id)
+    def _signed(self, call: _Call, deadline: Deadline | None) -> Mapping[str, object]:
+        deadline = deadline or Deadline(self._clock, _DEFAULT_CALL_SECONDS)
+        pair = self._credentials
+        if isinstance(pair, ApiKey):
+            return _or_raise(self._ask(call, {"x-api-key": pair.value}, deadline))
+        token = self._bearer(pair, deadline)
+        outcome = self._ask(call, _bearer_header(token), deadline)
+        if isinstance(outcome, AkoolError) and outcome.code in _RENEWABLE:
+            token = self._bearer(pair, deadline, refused=token)
+            outcome = self._ask(call, _bearer_header(token), deadline)
         return _or_raise(outcome)
 
-    def _bearer(self, deadline: Deadline, refused: Token | None = None) -> Token:
+    def _bearer(self, pair: ClientCredentials, deadline: Deadline, refused: Token | None = None) -> Token:
         """Return the token in use, after getting one when there is none or the one in use was refused."""
         # Several threads meet a refused token at once; the first renews it, the others use what it got.
         if not self._token_lock.acquire(timeout=min(deadline.remaining(), 3600.0)):
             raise AkoolDeadlineError("The time for this call ran out while another thread was getting a token.")
         try:
             if self._token is None or self._token == refused:
-                self._token = self._new_token(deadline)
+                self._token = self._new_token(pair, deadline)
             return self._token
         finally:
             self._token_lock.release()
 
-    def _new_token(self, deadline: Deadline) -> Token:
-        pair = self._credentials
-        if isinstance(pair, ApiKey):
-            raise AkoolConfigurationError(
-                "A token is made from client id and secret; an API key is sent as it is and needs none."
-            )
-        outcome = self._ask(
-            "POST",
-            "/api/open/v3/getToken",
-            {"clientId": pair.client_id, "clientSecret": pair.client_secret},  # in no variable that a traceback shows
-            {},
-            deadline,
-            None,
-        )
+    def _new_token(self, pair: ClientCredentials, deadline: Deadline) -> Token:
+        # The secret is in no variable that a traceback shows.
+        call = _Call("POST", "/api/open/v3/getToken", {"clientId": pair.client_id, "clientSecret": pair.client_secret})
+        outcome = self._ask(call, {}, deadline)
         if isinstance(outcome, AkoolContentError):  # no id was in this call: it is the pair that Akool objects to
             outcome = AkoolCredentialsError(
                 f"Akool answered {outcome.code} when asked for a token. Check {self._variables}.", code=outcome.code
@@ -204,70 +185,41 @@ class AkoolClient:
             raise AkoolResponseError("Akool's answer has no usable token. The API may have changed.")
         return Token(token)
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, object] | None,
-        auth: Mapping[str, str],
-        deadline: Deadline,
-        job_id: str | None,
-    ) -> Mapping[str, object] | AkoolError:
+    def _ask(self, call: _Call, auth: Mapping[str, str], deadline: Deadline) -> Mapping[str, object] | AkoolError:
         """Send until there is an answer or a reason to stop, and return it."""
         attempt = 0
         while not deadline.expired():
             attempt += 1
-            sent = self._send(method, path, body, auth, deadline)
-            outcome = (
-                sent
-                if isinstance(sent, AkoolError)
-                else classify_response(
-                    sent,
-                    now_ms=self._clock.now_ms(),
-                    variables=self._variables,
-                    redact=self._redact,
-                )
-            )
-            if isinstance(outcome, AkoolError):
-                outcome.job_id = job_id
+            outcome = self._send(call, auth, deadline)
             if not isinstance(outcome, AkoolTransientError | AkoolThrottledError):
                 return outcome
-            decision = self._policy.decide(
-                attempt,
-                retry_after=outcome.retry_after if isinstance(outcome, AkoolThrottledError) else None,
-                remaining=deadline.remaining(),
-                chance=self._random.random(),
-            )
-            if decision is GiveUp.DEADLINE and isinstance(outcome, AkoolTransientError):
+            retry_after = outcome.retry_after if isinstance(outcome, AkoolThrottledError) else None
+            wait = self._policy.decide(attempt, retry_after=retry_after, chance=self._random.random())
+            if wait is None:
+                return outcome
+            if wait >= deadline.remaining():
+                if isinstance(outcome, AkoolThrottledError):
+                    return outcome
                 return AkoolDeadlineError(
                     f"The time for this call ran out. Attempt {attempt} ended with: {outcome.message}",
                     code=outcome.code,
-                    job_id=job_id,
                 )
-            if isinstance(decision, GiveUp):
-                return outcome
-            _log.info("%s Attempt %d; the next in %.1f s.", outcome.message, attempt, decision)
-            self._clock.sleep(decision)
-        return AkoolDeadlineError("The time for this call ran out before an answer came.", job_id=job_id)
+            _log.info("%s Attempt %d; the next in %.1f s.", outcome.message, attempt, wait)
+            self._clock.sleep(wait)
+        return AkoolDeadlineError("The time for this call ran out before an answer came.")
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, object] | None,
-        auth: Mapping[str, str],
-        deadline: Deadline,
-    ) -> HttpAnswer | AkoolError:
+    def _send(self, call: _Call, auth: Mapping[str, str], deadline: Deadline) -> Mapping[str, object] | AkoolError:
         with self._lock:
             self.calls += 1
-        bounds = Bounds(deadline=deadline, connect_timeout=self._connect_timeout, read_timeout=self._read_timeout)
         try:
             with self._http.request(
-                method,
-                self.base_url + path,
-                bounds=bounds,
-                headers={**_HEADERS, **({} if body is None else _JSON), **auth},
-                body=None if body is None else encode_json(body).encode(),
+                call.method,
+                self.base_url + call.path,
+                bounds=Bounds(
+                    deadline=deadline, connect_timeout=self._connect_timeout, read_timeout=self._read_timeout
+                ),
+                headers={**_HEADERS, **({} if call.body is None else _JSON), **auth},
+                body=None if call.body is None else encode_json(call.body).encode(),
             ) as response:
                 packed = response.read(self._largest_answer)
         except RefusedAddressError as error:
@@ -283,7 +235,12 @@ class AkoolClient:
         unpacked = uncompressed(packed, response.headers.get("Content-Encoding"), self._largest_answer + 1)
         if len(unpacked) > self._largest_answer:
             return self._too_large()
-        return HttpAnswer(response.status, unpacked, response.headers.get("Retry-After"))
+        return classify_response(
+            HttpAnswer(response.status, unpacked, response.headers.get("Retry-After")),
+            now_ms=self._clock.now_ms(),
+            variables=self._variables,
+            redact=self._redact,
+        )
 
     def _too_large(self) -> AkoolResponseError:
         return AkoolResponseError(

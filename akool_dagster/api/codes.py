@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from types import MappingProxyType
 
 
 class Reaction(Enum):
@@ -92,7 +91,7 @@ _TABLE: tuple[tuple[int, str, Reaction], ...] = (
     (2001, "server error", Reaction.TRANSIENT),
 )
 
-CODES: Mapping[int, CodeFact] = MappingProxyType({row[0]: CodeFact(*row) for row in _TABLE})
+CODES: Mapping[int, CodeFact] = {row[0]: CodeFact(*row) for row in _TABLE}
 
 
 def fact_for(code: int) -> CodeFact:

@@ -7,15 +7,6 @@ neither can follow an injected clock, and it knows no deadline that is shared wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
-
-
-class GiveUp(Enum):
-    """Why a call is not sent again."""
-
-    ATTEMPTS = "attempts"  # it was tried often enough
-    ASKED_TOO_LONG = "asked too long"  # Akool named a wait too long for sitting it out in here
-    DEADLINE = "deadline"  # the wait would use up the caller's time
 
 
 @dataclass(frozen=True)
@@ -31,19 +22,15 @@ class RetryPolicy:
         if self.attempts < 1:
             raise ValueError(f"attempts must be at least 1, not {self.attempts}")
 
-    def decide(self, attempt: int, *, retry_after: float | None, remaining: float, chance: float) -> float | GiveUp:
-        """Return the seconds to wait before the next attempt, or why there is none.
+    def decide(self, attempt: int, *, retry_after: float | None, chance: float) -> float | None:
+        """Return the seconds to wait before the next attempt; None when there is none.
 
-        ``attempt`` counts from 1 and has just failed, ``retry_after`` is what Akool asked for, ``remaining``
-        what the caller has left, ``chance`` a random number in [0, 1). The backoff doubles and has full
-        jitter, so that many clients that failed together do not come back together; an asked wait is never
-        shortened.
+        ``attempt`` counts from 1 and has just failed, ``retry_after`` is what Akool asked for, ``chance`` a random
+        number in [0, 1). The backoff doubles and has full jitter, so that many clients that failed together do not
+        come back together; an asked wait is never shortened, and a too long one is not sat out.
         """
-        if retry_after is not None and retry_after > self.longest_asked:
-            return GiveUp.ASKED_TOO_LONG
-        if attempt >= self.attempts:
-            return GiveUp.ATTEMPTS
+        if attempt >= self.attempts or (retry_after or 0.0) > self.longest_asked:
+            return None
         # The exponent is cut because 2.0 ** 1024 overflows.
         backoff = min(self.longest_backoff, self.first_backoff * 2.0 ** min(attempt - 1, 30))
-        wait = max(retry_after or 0.0, backoff * chance)
-        return GiveUp.DEADLINE if wait >= remaining else wait
+        return max(retry_after or 0.0, backoff * chance)

@@ -5,13 +5,12 @@ videos. It is a stand-in for tests and demonstrations, not a model of Akool's ti
 """
 
 from akool_dagster.emulator.errors import EmulatorError, EmulatorExtraMissingError
-from akool_dagster.emulator.fault_kinds import Endpoint, FaultKind
-from akool_dagster.emulator.fault_table import FAULT_KINDS
-from akool_dagster.emulator.faults import Fault, FaultScript, FaultSwitch, RandomFaults
 from akool_dagster.emulator.jobs import EmulatedJob, JobStatus, population
 from akool_dagster.emulator.journal import Journal, RecordedRequest
 
 try:
+    from akool_dagster.emulator.fault_kinds import FAULT_KINDS, Endpoint, FaultKind
+    from akool_dagster.emulator.faults import Fault, FaultScript, FaultSwitch, RandomFaults
     from akool_dagster.emulator.server import AkoolEmulator
 except ImportError as error:
     if (error.name or "").partition(".")[0] in ("starlette", "uvicorn"):

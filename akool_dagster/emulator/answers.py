@@ -18,7 +18,8 @@ _ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 class Answer:
     """One HTTP answer; ``code`` is Akool's own code in the body, where it has one."""
 
-    http_status: int = 200
+    http_status: int | None = 200
+    """None when not even a status line is sent."""
     body: bytes = b""
     media_type: str = "application/json"
     code: int | None = None
@@ -57,11 +58,9 @@ def cut(answer: Answer) -> Answer:
     return replace(answer, body=answer.body[: len(answer.body) // 2], code=None)
 
 
-def with_data(answer: Answer, data: object) -> Answer:
-    """Return a successful envelope with other data; any other answer as it is."""
-    if answer.code != 1000:
-        return answer
-    return envelope(1000, "OK", data=data)
+def without_data(answer: Answer) -> Answer:
+    """Return a successful envelope whose data is null; any other answer as it is."""
+    return envelope(1000, "OK", data=None) if answer.code == 1000 else answer
 
 
 def access_denied() -> Answer:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import textwrap
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 
 from akool_dagster.base.clock import Clock, SystemClock
 from akool_dagster.emulator.errors import EmulatorError
@@ -37,7 +36,7 @@ def serve(
     signals arrive. Raises `EmulatorError` when the port is taken or a fault cannot be switched on, and ``ValueError``
     for a negative number of jobs or a speed that is not above 0.
     """
-    clock = SystemClock() if clock is None else clock
+    clock = clock or SystemClock()
     inhabitants = population(jobs, seed=seed, now_ms=clock.now_ms())
     emulator = AkoolEmulator(
         api_key=API_KEY,
@@ -49,17 +48,23 @@ def serve(
         max_ids_per_call=max_ids_per_call,
     )
     _switch_on(emulator.faults, faults, fault_rate)
-    with _stopped_by_signals() as stopped, emulator:
-        noun = "job" if jobs == 1 else "jobs"
-        echo(f"Akool emulator at {emulator.base_url}: {jobs} {noun}, seed {seed}, speed {speed:g}.")
-        echo(f"\nexport AKOOL_BASE_URL={emulator.base_url} AKOOL_API_KEY={API_KEY}\n")
-        if inhabitants:
-            echo(track_command(job.job_id for job in inhabitants) + "\n")
-        if emulator.faults.active:
-            echo(f"Faults are on; {emulator.base_url}/emulator/faults shows and changes them.\n")
-        echo("Ctrl-C stops it.")
-        while not clock.wait(stopped, 3600.0):
-            pass
+    stopped = threading.Event()
+    handlers = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with emulator:
+            noun = "job" if jobs == 1 else "jobs"
+            echo(f"Akool emulator at {emulator.base_url}: {jobs} {noun}, seed {seed}, speed {speed:g}.")
+            echo(f"\nexport AKOOL_BASE_URL={emulator.base_url} AKOOL_API_KEY={API_KEY}\n")
+            if inhabitants:
+                echo(track_command(job.job_id for job in inhabitants) + "\n")
+            if emulator.faults.active:
+                echo(f"Faults are on; {emulator.base_url}/emulator/faults shows and changes them.\n")
+            echo("Ctrl-C stops it.")
+            while not clock.wait(stopped, 3600.0):
+                pass
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     echo("The emulator has stopped.")
 
 
@@ -77,16 +82,3 @@ def track_command(job_ids: Iterable[str]) -> str:
     """Return one shell command that tracks the ids, on lines short enough to read."""
     lines = textwrap.wrap(" ".join(job_ids), width=104, break_on_hyphens=False)
     return " \\\n  ".join(["akool-dagster track", *lines])
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    """Give an event that SIGINT and SIGTERM set; afterwards they do again what they did before."""
-    stopped = threading.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: stopped.set()) for number in signals]
-    try:
-        yield stopped
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)

@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from pydantic import Field, validate_call
 
 from akool_dagster.base.job_ids import normalise_id
 from akool_dagster.emulator.answers import Answer
-from akool_dagster.emulator.fault_kinds import Endpoint, FaultKind, Options
-from akool_dagster.emulator.fault_table import FAULT_KINDS
+from akool_dagster.emulator.fault_kinds import FAULT_KINDS, Endpoint, FaultKind, Options
 
-RANDOM_HOLD_SECONDS = 2.0
+Step = str | Mapping[str, object] | None
+_Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Fault:
-    """A fault that is switched on, and what it is limited to. None means no limit."""
+class FaultSource:
+    """Something that is switched on, and what it is limited to."""
 
     number: int
-    kind: FaultKind
     endpoints: frozenset[Endpoint]
-    times: int | None
-    job_id: str | None
-    probability: float
+    job_id: str | None = None
+    """The one job it happens to, or whose calls it happens to; None for any."""
+    probability: float = 1.0
+
+    def concerns(self, endpoint: Endpoint, job_ids: Collection[str]) -> bool:
+        """Return whether it may happen to a whole call to the endpoint that asks for the jobs."""
+        return endpoint in self.endpoints and (self.job_id is None or self.job_id in job_ids)
+
+    def pick(self, endpoint: Endpoint, job_ids: Collection[str], left: float, chance: random.Random) -> Fault | None:
+        """Return what happens to this call; ``left`` is how often the source still happens."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fault(FaultSource):
+    """A fault of one kind."""
+
+    kind: FaultKind
     options: Options
 
     @property
     def answer(self) -> Answer | None:
         """The answer in place of the real one, with its ``Retry-After``."""
-        return None if self.kind.answer is None else self.kind.answer(self.options)
+        answer = self.kind.answer(self.options) if callable(self.kind.answer) else self.kind.answer
+        retry_after = self.options.get("retry_after")
+        if answer is None or retry_after is None:
+            return answer
+        return answer.with_headers({"Retry-After": str(retry_after)})
 
     def concerns(self, endpoint: Endpoint, job_ids: Collection[str]) -> bool:
-        """Return whether it may happen to a call to the endpoint that asks for the jobs."""
-        return endpoint in self.endpoints and (self.job_id is None or self.job_id in job_ids)
+        return not self.kind.is_of_one_job and super().concerns(endpoint, job_ids)
+
+    def pick(self, endpoint: Endpoint, job_ids: Collection[str], left: float, chance: random.Random) -> Fault:
+        return self
 
     def happens_to(self, job_id: str, *, completed: bool) -> bool:
         """Return whether it is a fault of one job that can happen to this one."""
@@ -44,59 +67,45 @@ class Fault:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FaultScript:
-    """What happens to the next calls to an endpoint, or to those of them that ask for one job: a fault, or none."""
+class FaultScript(FaultSource):
+    """What happens to the next calls, one step a call: a fault, or none."""
 
-    number: int
     steps: Sequence[Fault | None]
-    endpoint: Endpoint
-    job_id: str | None
 
-    def concerns(self, endpoint: Endpoint, job_ids: Collection[str]) -> bool:
-        """Return whether a call to the endpoint that asks for the jobs takes the next step."""
-        return endpoint == self.endpoint and (self.job_id is None or self.job_id in job_ids)
+    def pick(self, endpoint: Endpoint, job_ids: Collection[str], left: float, chance: random.Random) -> Fault | None:
+        return self.steps[-int(left)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RandomFaults:
-    """Faults of several kinds, drawn anew for each call. None means every endpoint."""
+class RandomFaults(FaultSource):
+    """Faults of several kinds, drawn anew for each call."""
 
-    number: int
-    probability: float
     kinds: Sequence[FaultKind]
-    endpoint: Endpoint | None
     hold_seconds: float
 
-    def concerns(self, endpoint: Endpoint, job_ids: Collection[str]) -> bool:
-        """Return whether a call to the endpoint may be hit."""
-        return self.endpoint in (None, endpoint) and any(endpoint in kind.allowed for kind in self.kinds)
-
-    def draw(self, endpoint: Endpoint, job_ids: Collection[str], chance: random.Random) -> Fault:
-        """Return one fault for this call; a fault of rows happens to one of its jobs."""
+    def pick(self, endpoint: Endpoint, job_ids: Collection[str], left: float, chance: random.Random) -> Fault:
         kind = chance.choice([kind for kind in self.kinds if endpoint in kind.allowed])
-        options = dict(kind.options)
-        if "seconds" in options:
-            options["seconds"] = self.hold_seconds
         return Fault(
             number=self.number,
             kind=kind,
             endpoints=frozenset({endpoint}),
-            times=1,
             job_id=chance.choice(sorted(job_ids)) if kind.is_of_one_job and job_ids else None,
-            probability=1.0,
-            options=options,
+            options={**kind.options, "seconds": self.hold_seconds},
         )
 
 
-FaultSource = Fault | FaultScript | RandomFaults
-Step = str | Mapping[str, object] | None
-_Source = TypeVar("_Source", Fault, FaultScript, RandomFaults)
+_Source = TypeVar("_Source", bound=FaultSource)
 
 
 class FaultSwitch:
     """Which faults are on. Safe for many threads; chances are drawn from a generator with the emulator's seed.
 
-    All methods raise ``ValueError`` for what makes no sense, and then switch nothing on.
+    All methods raise ``ValueError`` for what makes no sense, and then switch nothing on. Example::
+
+        emulator.faults.add("1005", times=2)
+        emulator.faults.script(["502", None, "reset"], endpoint="cdn")
+        emulator.faults.add_random(0.3)
+        emulator.faults.clear()
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -113,19 +122,19 @@ class FaultSwitch:
 
     def times_left(self, source: FaultSource) -> int | None:
         """Return how often it still happens, or how many steps are left; None: until it is removed."""
-        with self._lock:
-            left = self._times_left.get(source, 0)
-        return None if left == float("inf") else int(left)
+        left = self._times_left.get(source, 0)
+        return None if math.isinf(left) else int(left)
 
+    @validate_call
     def add(
         self,
-        /,
         name: str,
+        /,
         *,
-        times: int | None = None,
+        times: Annotated[int, Field(ge=1)] | None = None,
         job_id: str | None = None,
         endpoint: str | None = None,
-        probability: float = 1.0,
+        probability: _Probability = 1.0,
         **options: object,
     ) -> Fault:
         """Switch a fault on and return it.
@@ -138,11 +147,16 @@ class FaultSwitch:
         """
         kind = _kind(name)
         endpoints = kind.default if endpoint is None else frozenset({_endpoint(endpoint)})
-        fault = self._fault(kind, endpoints, times, job_id, probability, options)
-        return self._switched_on(fault, float("inf") if times is None else times)
+        fault = self._fault(kind, endpoints, job_id, options, probability)
+        return self._switched_on(fault, math.inf if times is None else times)
 
+    @validate_call
     def script(
-        self, steps: Sequence[Step], *, endpoint: str = "resultsByIds", job_id: str | None = None
+        self,
+        steps: Annotated[Sequence[Step], Field(min_length=1)],
+        *,
+        endpoint: str = "resultsByIds",
+        job_id: str | None = None,
     ) -> FaultScript:
         """Let the next calls to the endpoint go as told, one step a call, and then as usual again.
 
@@ -150,20 +164,23 @@ class FaultSwitch:
         ``job_id`` only calls that ask for that job take a step. A step decides its call: what else is on for
         whole calls does not happen to it.
         """
-        place = _endpoint(endpoint)
-        parsed = [None if step is None else self._step(step, place, job_id) for step in steps]
-        if not parsed:
-            raise ValueError("A script has at least one step.")
-        script = FaultScript(number=next(self._numbers), steps=parsed, endpoint=place, job_id=_job_id(job_id))
+        endpoints = frozenset({_endpoint(endpoint)})
+        parsed: list[Fault | None] = []
+        for step in steps:
+            options = {"name": step} if isinstance(step, str) else dict(step or {})
+            kind = None if step is None else _kind(str(options.pop("name", None)))
+            parsed.append(None if kind is None else self._fault(kind, endpoints, job_id, options))
+        script = FaultScript(number=next(self._numbers), steps=parsed, endpoints=endpoints, job_id=_job_id(job_id))
         return self._switched_on(script, len(parsed))
 
+    @validate_call
     def add_random(
         self,
-        probability: float,
+        probability: _Probability,
         *,
-        names: Collection[str] | None = None,
+        names: Sequence[str] | None = None,
         endpoint: str | None = None,
-        hold_seconds: float = RANDOM_HOLD_SECONDS,
+        hold_seconds: Annotated[float, Field(ge=0)] = 2.0,
     ) -> RandomFaults:
         """Let each call meet, with that probability, a random fault of those that its endpoint can show.
 
@@ -172,20 +189,18 @@ class FaultSwitch:
         the last two end with a reset then, if the client has not left before.
         """
         kinds = [kind for kind in FAULT_KINDS.values() if kind.passes_by_itself] if names is None else _kinds(names)
-        place = None if endpoint is None else _endpoint(endpoint)
-        if not any(place is None or place in kind.allowed for kind in kinds):
+        endpoints = frozenset(Endpoint) if endpoint is None else frozenset({_endpoint(endpoint)})
+        endpoints &= frozenset[Endpoint]().union(*(kind.allowed for kind in kinds))
+        if not endpoints:
             raise ValueError(f"None of these faults can happen at {endpoint!r}.")
-        _check_probability(probability)
-        if hold_seconds < 0:
-            raise ValueError(f"A fault does not last {hold_seconds} seconds.")
         faults = RandomFaults(
             number=next(self._numbers),
+            endpoints=endpoints,
             probability=probability,
             kinds=kinds,
-            endpoint=place,
             hold_seconds=hold_seconds,
         )
-        return self._switched_on(faults, float("inf"))
+        return self._switched_on(faults, math.inf)
 
     def remove(self, source: FaultSource) -> None:
         """Switch one off; one that is off already stays off."""
@@ -202,35 +217,20 @@ class FaultSwitch:
 
         From a script or at random it may be a fault of one job, which then happens to the jobs of this call.
         """
-        if not self._times_left:
-            return None
         with self._lock:
-            for source in list(self._times_left):
-                if not source.concerns(endpoint, job_ids):
-                    continue
-                if isinstance(source, FaultScript):
-                    step = source.steps[len(source.steps) - int(self._times_left[source])]
+            for source, left in self._times_left.items():
+                if source.concerns(endpoint, job_ids) and self._happens(source):
                     self._count(source)
-                    return step
-                if (isinstance(source, Fault) and source.kind.is_of_one_job) or not self._happens(source):
-                    continue
-                if isinstance(source, RandomFaults):
-                    return source.draw(endpoint, job_ids, self.chance)
-                self._count(source)
-                return source
+                    return source.pick(endpoint, job_ids, left, self.chance)
         return None
 
     def take_for_job(self, job_id: str, *, completed: bool = True) -> Fault | None:
         """Return the first fault that happens to this job in a call, and count it as happened."""
-        if not self._times_left:
-            return None
         with self._lock:
             for source in self._times_left:
-                if (
-                    isinstance(source, Fault)
-                    and source.happens_to(job_id, completed=completed)
-                    and self._happens(source)
-                ):
+                if not isinstance(source, Fault) or not source.happens_to(job_id, completed=completed):
+                    continue
+                if self._happens(source):
                     self._count(source)
                     return source
         return None
@@ -240,41 +240,30 @@ class FaultSwitch:
         seconds, jitter = (float(fault.options.get(name) or 0.0) for name in ("seconds", "jitter"))
         return max(0.0, seconds + jitter * (2 * self.chance.random() - 1)) if jitter else seconds
 
-    def _happens(self, source: Fault | RandomFaults) -> bool:
+    def _happens(self, source: FaultSource) -> bool:
         return source.probability == 1.0 or self.chance.random() < source.probability
 
     def _count(self, source: FaultSource) -> None:
-        if self._times_left[source] <= 1:
+        self._times_left[source] -= 1
+        if self._times_left[source] < 1:
             del self._times_left[source]
-        else:
-            self._times_left[source] -= 1
-
-    def _step(self, step: str | Mapping[str, object], endpoint: Endpoint, job_id: str | None) -> Fault:
-        options = {} if isinstance(step, str) else {name: value for name, value in step.items() if name != "name"}
-        kind = _kind(step if isinstance(step, str) else str(step.get("name")))
-        return self._fault(kind, frozenset({endpoint}), 1, job_id, 1.0, options)
 
     def _fault(
         self,
         kind: FaultKind,
         endpoints: frozenset[Endpoint],
-        times: int | None,
         job_id: str | None,
-        probability: float,
         options: Mapping[str, object],
+        probability: float = 1.0,
     ) -> Fault:
         if not endpoints <= kind.allowed:
             raise ValueError(f"The fault {kind.name!r} cannot happen at {', '.join(map(repr, map(str, endpoints)))}.")
         if kind.needs_job and job_id is None:
             raise ValueError(f"The fault {kind.name!r} is of one job: say which with job_id.")
-        if times is not None and times < 1:
-            raise ValueError(f"A fault happens at least once, not {times} times.")
-        _check_probability(probability)
         return Fault(
             number=next(self._numbers),
             kind=kind,
             endpoints=endpoints,
-            times=times,
             job_id=_job_id(job_id),
             probability=probability,
             options=kind.read_options(options),
@@ -287,13 +276,12 @@ class FaultSwitch:
 
 
 def _kind(name: str) -> FaultKind:
-    kind = FAULT_KINDS.get(name)
-    if kind is None:
+    if name not in FAULT_KINDS:
         raise ValueError(f"There is no fault {name!r}. The faults are {', '.join(sorted(FAULT_KINDS))}.")
-    return kind
+    return FAULT_KINDS[name]
 
 
-def _kinds(names: Collection[str]) -> Sequence[FaultKind]:
+def _kinds(names: Sequence[str]) -> list[FaultKind]:
     kinds = [_kind(name) for name in names]
     for kind in kinds:
         if kind.needs_job:
@@ -305,14 +293,8 @@ def _endpoint(name: str) -> Endpoint:
     try:
         return Endpoint(name)
     except ValueError:
-        known = ", ".join(Endpoint)
-        raise ValueError(f"There is no endpoint {name!r}. The endpoints are {known}.") from None
+        raise ValueError(f"There is no endpoint {name!r}. The endpoints are {', '.join(Endpoint)}.") from None
 
 
 def _job_id(job_id: str | None) -> str | None:
     return None if job_id is None else normalise_id(job_id)
-
-
-def _check_probability(probability: float) -> None:
-    if not 0.0 <= probability <= 1.0:
-        raise ValueError(f"A probability is between 0 and 1, not {probability}.")

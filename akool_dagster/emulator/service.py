@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -12,8 +12,6 @@ from akool_dagster.base.clock import Clock
 from akool_dagster.emulator.answers import Answer, access_denied, envelope, storage_error
 from akool_dagster.emulator.faults import Fault, FaultSwitch
 from akool_dagster.emulator.jobs import ENDED, EmulatedJob, JobStatus, Row
-
-_BAD_REQUEST = envelope(1003, "Failed to get results")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +30,7 @@ class _Progress:
     position: int
     file_name: str
     started_ms: float | None
+    """None for the jobs that were there before the service began."""
     polls: int = 0
     settled_ms: int | None = None
 
@@ -47,28 +46,31 @@ class AkoolService:
         account: Account,
         *,
         clock: Clock,
+        faults: FaultSwitch,
         speed: float = 1.0,
         max_ids_per_call: int | None = None,
-        faults: FaultSwitch | None = None,
     ) -> None:
         if speed <= 0:
             raise ValueError(f"The speed is above 0, not {speed}.")
-        self.base_url = ""
+        self.address = ""
+        """The URL that the service is reached at; empty until it is."""
         self.credit = 1234.5
+        """The account's credits as ``quota/info`` answers them. Jobs don't change it."""
+        self.max_ids_per_call = max_ids_per_call
+        """How many ids one call may ask for before it is answered 1003; None for any number."""
+        self.faults = faults
+        """Which faults are on."""
         self._account = account
         self._clock = clock
         self._speed = speed
-        self.max_ids_per_call = max_ids_per_call
-        self._faults = FaultSwitch() if faults is None else faults
         self._wall_ms = clock.now_ms()
         self._monotonic = clock.monotonic()
-        self._begun = False
+        self._begun_at: float | None = None
         self._lock = threading.Lock()
         self._jobs: dict[str, EmulatedJob] = {}
         self._progress: dict[str, _Progress] = {}
         self._files: dict[str, str] = {}
         self._tokens: set[str] = set()
-        self._tokens_issued = 0
 
     @property
     def jobs(self) -> Mapping[str, EmulatedJob]:
@@ -76,18 +78,7 @@ class AkoolService:
         return MappingProxyType(self._jobs)
 
     @property
-    def max_ids_per_call(self) -> int | None:
-        """How many ids one call may ask for; None for any number."""
-        return self._max_ids_per_call
-
-    @max_ids_per_call.setter
-    def max_ids_per_call(self, most: int | None) -> None:
-        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            raise ValueError(f"A call may ask for at least 1 id, not {most!r}.")
-        self._max_ids_per_call = most
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
+    def known_secrets(self) -> tuple[str, ...]:
         """Every value that must reach no other host."""
         return (self._account.api_key, self._account.client_secret, *self._tokens)
 
@@ -98,33 +89,22 @@ class AkoolService:
     def begin(self) -> None:
         """Start the time of the jobs that were given before; only the first call counts."""
         with self._lock:
-            if self._begun:
-                return
-            self._begun = True
-            now = self.now_ms()
-            for progress in self._progress.values():
-                if progress.started_ms is None:
-                    progress.started_ms = now
+            if self._begun_at is None:
+                self._begun_at = self.now_ms()
 
-    def add_jobs(self, jobs: Iterable[EmulatedJob]) -> None:
-        """Take jobs on. Raises ``ValueError`` for an id that is there already."""
+    def add_job(self, job: EmulatedJob) -> None:
+        """Take one more job on; its time starts now. Raises ``ValueError`` for an id that is there already."""
         with self._lock:
-            now = self.now_ms() if self._begun else None
-            for job in jobs:
-                if job.job_id in self._jobs:
-                    raise ValueError(f"The emulator has a job {job.job_id} already.")
-                file_name = self._free_file_name(job)
-                self._files[file_name] = job.job_id
-                started = now if job.available_from_ms is None else job.available_from_ms
-                self._progress[job.job_id] = _Progress(len(self._jobs), file_name, started)
-                self._jobs[job.job_id] = job
-
-    def _free_file_name(self, job: EmulatedJob) -> str:
-        moment = job.create_time + round(job.work_seconds * 1000) - 1300
-        digits = int(job.job_id[-6:], 16) % 10_000
-        while (name := f"{moment}-{digits:04d}.mp4") in self._files:
-            digits += 1
-        return name
+            if job.job_id in self._jobs:
+                raise ValueError(f"The emulator has a job {job.job_id} already.")
+            position = len(self._jobs)
+            uploaded_ms = job.create_time + round(job.work_seconds * 1000) - 1300
+            file_name = f"{uploaded_ms}-{position:04d}.mp4"
+            now = None if self._begun_at is None else self.now_ms()
+            started = now if job.available_from_ms is None else job.available_from_ms
+            self._files[file_name] = job.job_id
+            self._progress[job.job_id] = _Progress(position, file_name, started)
+            self._jobs[job.job_id] = job
 
     def refuse(self, authorization: str | None, api_key: str | None) -> Answer | None:
         """Return the answer to wrong credentials, or None for right ones. ``Authorization`` wins, as documented."""
@@ -141,20 +121,16 @@ class AkoolService:
         """Answer ``getToken``; the token is beside the code, not under ``data``."""
         if not isinstance(payload, dict):
             return envelope(1003, "Parameter error")
-        if (payload.get("clientId"), payload.get("clientSecret")) != (
-            self._account.client_id,
-            self._account.client_secret,
-        ):
+        account = self._account
+        if (payload.get("clientId"), payload.get("clientSecret")) != (account.client_id, account.client_secret):
             return envelope(1101, "Invalid authorization")
+        token = f"emulated.{secrets.token_hex(32)}"
         with self._lock:
-            self._tokens_issued += 1
-            issue = f"{self._account.client_secret}:{self._tokens_issued}"
-            token = f"emulated.{hashlib.sha256(issue.encode()).hexdigest()}"
             self._tokens.add(token)
         return envelope(1000, "OK", token=token)
 
-    def expire_tokens(self) -> None:
-        """Make every token issued so far invalid."""
+    def expire_token(self) -> None:
+        """Make the bearer tokens issued so far invalid."""
         with self._lock:
             self._tokens = set()
 
@@ -169,44 +145,44 @@ class AkoolService:
         the ``fault`` of this call.
         """
         job_ids = requested_ids(payload)
-        most = self._max_ids_per_call
-        if not job_ids or (most is not None and len(job_ids) > most):
-            return _BAD_REQUEST, ()
+        if not job_ids or len(job_ids) > (self.max_ids_per_call or len(job_ids)):
+            return envelope(1003, "Failed to get results"), ()
         rows: list[Row] = []
         happened: list[str] = []
         with self._lock:
-            now = self.now_ms()
             known = {job_id for job_id in map(str.lower, job_ids) if job_id in self._jobs}
             for job_id in sorted(known, key=lambda job_id: self._progress[job_id].position):
-                row, hit = self._polled(job_id, now, fault)
-                if hit is not None:
-                    happened.append(hit.kind.name)
-                rows.extend((row,) if hit is None or hit.kind.row is None else hit.kind.row(row))
+                self._progress[job_id].polls += 1
+                row = self._row(job_id)
+                hit = self._fault_of(job_id, fault, completed=row.get("status") == JobStatus.COMPLETED)
+                if hit is None:
+                    rows.append(row)
+                    continue
+                happened.append(hit.kind.name)
+                if hit.kind.job is not None:
+                    self._jobs[job_id] = hit.kind.job(self._jobs[job_id])
+                    row = self._row(job_id)
+                rows.extend((row,) if hit.kind.row is None else hit.kind.row(row))
             if fault is not None and fault.kind.rows is not None:
-                rows = list(fault.kind.rows(rows, self._jobs.keys() - known, self._faults.chance))
+                rows = list(fault.kind.rows(rows, self._jobs.keys() - known, self.faults.chance))
         return envelope(1000, "OK", data={"result": rows}), tuple(happened)
 
-    def _polled(self, job_id: str, now: float, fault: Fault | None) -> tuple[Row, Fault | None]:
-        """Move the job on and return its row, with the fault that happens to it in this call."""
-        self._progress[job_id].polls += 1
-        row = self._row(job_id, now)
-        completed = row.get("status") == JobStatus.COMPLETED
-        hit = fault if fault is not None and fault.happens_to(job_id, completed=completed) else None
-        hit = hit or self._faults.take_for_job(job_id, completed=completed)
-        if hit is not None and hit.kind.job is not None:
-            self._jobs[job_id] = hit.kind.job(self._jobs[job_id])
-            row = self._row(job_id, now)
-        return row, hit
+    def _fault_of(self, job_id: str, fault: Fault | None, *, completed: bool) -> Fault | None:
+        """Return what happens to one job: the fault of this call, or one that is on for jobs."""
+        if fault is not None and fault.happens_to(job_id, completed=completed):
+            return fault
+        return self.faults.take_for_job(job_id, completed=completed)
 
-    def _row(self, job_id: str, now: float) -> Row:
+    def _row(self, job_id: str) -> Row:
         job, progress = self._jobs[job_id], self._progress[job_id]
-        status, settled_ms = self._state(job, progress, now)
-        url = f"{self.base_url}/cdn/{progress.file_name}"
-        return job.row(status, video_url=url, settled_ms=settled_ms)
+        status, settled_ms = self._state(job, progress)
+        return job.row(status, video_url=f"{self.address}/cdn/{progress.file_name}", settled_ms=settled_ms)
 
-    def _state(self, job: EmulatedJob, progress: _Progress, now: float) -> tuple[JobStatus, int | None]:
+    def _state(self, job: EmulatedJob, progress: _Progress) -> tuple[JobStatus, int | None]:
         """Return the status that the last poll showed or would show now, and when the job ended."""
-        elapsed = 0.0 if progress.started_ms is None else (now - progress.started_ms) / 1000 * self._speed
+        now = self.now_ms()
+        started = progress.started_ms or self._begun_at or now
+        elapsed = (now - started) / 1000 * self._speed
         status = job.status(elapsed_seconds=elapsed, earlier_polls=progress.polls - 1)
         if status in ENDED and progress.settled_ms is None:
             overdue_seconds = 0.0 if job.moves_by_polls else (elapsed - job.work_seconds) / self._speed
@@ -222,13 +198,11 @@ class AkoolService:
         with self._lock:
             job = self._jobs.get(self._files.get(file_name, ""))
             if job is not None:
-                now = self.now_ms()
-                status, settled_ms = self._state(job, self._progress[job.job_id], now)
+                status, settled_ms = self._state(job, self._progress[job.job_id])
                 if status is JobStatus.COMPLETED and settled_ms is not None:
                     modified_ms = job.update_time(settled_ms)
-                    if now >= modified_ms + job.url_lifetime_seconds * 1000:
-                        return access_denied()
-                    return job, modified_ms
+                    alive = self.now_ms() < modified_ms + job.url_lifetime_seconds * 1000
+                    return (job, modified_ms) if alive else access_denied()
         return storage_error(404, "NoSuchKey", "The specified key does not exist.")
 
 

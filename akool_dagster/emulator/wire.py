@@ -1,4 +1,4 @@
-"""Below the application: the listening socket, the server's thread, and answers that go wrong on their way."""
+"""What faults do to a connection: late, cut, endless and missing answers."""
 
 from __future__ import annotations
 
@@ -7,63 +7,173 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain, islice, repeat
 
-import uvicorn
-from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from akool_dagster.base.clock import Clock
-from akool_dagster.emulator.answers import Answer
-from akool_dagster.emulator.errors import EmulatorError
-from akool_dagster.emulator.fault_kinds import Options, WireEffect
+from akool_dagster.emulator.web_server import WebServer
 
-#: Real seconds: the server's thread lives in them, whatever clock its jobs live by.
-START_SECONDS = 10.0
 _ZEROS = bytes(1 << 18)
 
 
-class Holds:
-    """Open answers that wait: each until its time is over, its client leaves, or the emulator stops."""
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """An answer on its way to one client. Seconds are those of ``clock``."""
 
-    def __init__(self, clock: Clock) -> None:
+    response: Response
+    options: Mapping[str, float]
+    connection: asyncio.Transport
+    send: Send
+    ended: threading.Event
+    """Set when the client leaves, and when the emulator stops."""
+    clock: Clock
+
+    @property
+    def body(self) -> bytes:
+        """The whole body."""
+        return bytes(self.response.body)
+
+    @property
+    def half(self) -> bytes:
+        """The first half of the body."""
+        return self.body[: len(self.body) // 2]
+
+    async def start(self, *, sized: bool) -> None:
+        """Send status line and headers, with or without the ``Content-Length``."""
+        headers = [header for header in self.response.raw_headers if sized or header[0] != b"content-length"]
+        await self.send({"type": "http.response.start", "status": self.response.status_code, "headers": headers})
+
+    async def more(self, body: bytes, *, last: bool = False) -> None:
+        """Send a piece of the body."""
+        await self.send({"type": "http.response.body", "body": body, "more_body": not last})
+
+    async def pause(self, seconds: float) -> None:
+        """Wait by the emulator's clock, until ``ended`` at most."""
+        await _in_thread(lambda: self.clock.wait(self.ended, seconds))
+
+
+Effect = Callable[[Delivery], Awaitable[bool]]
+"""Plays a fault. Returns whether the answer went out as a whole; else the connection is reset, if still open."""
+
+
+async def delay(to: Delivery) -> bool:
+    """Send the whole answer, some seconds late."""
+    await to.pause(to.options["seconds"])
+    if to.ended.is_set():
+        return False
+    await to.start(sized=True)
+    await to.more(to.body, last=True)
+    return True
+
+
+async def reset(to: Delivery) -> bool:
+    """Send nothing."""
+    return False
+
+
+async def hold(to: Delivery) -> bool:
+    """Send nothing for so many real seconds, whatever the emulator's clock: the client's wait is real."""
+    await _in_thread(lambda: to.ended.wait(to.options["seconds"]))
+    return False
+
+
+async def reset_body(to: Delivery) -> bool:
+    """Send half of the body."""
+    await to.start(sized=True)
+    await to.more(to.half)
+    return False
+
+
+async def shorten(to: Delivery) -> bool:
+    """Send half of the body under the ``Content-Length`` of the whole, and close in good order."""
+    await reset_body(to)
+    to.connection.close()
+    return False
+
+
+async def shorten_unsized(to: Delivery) -> bool:
+    """Send half of the body without a ``Content-Length``, and close in good order."""
+    # By hand: the server would send an answer without a length in chunks, whose end can be told.
+    kind, status = to.response.media_type, to.response.status_code
+    head = f"HTTP/1.1 {status} OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n"
+    to.connection.write(head.encode() + to.half)
+    to.connection.close()
+    return False
+
+
+async def drip(to: Delivery) -> bool:
+    """Send the body byte by byte, and then zeros, for so many seconds."""
+    await to.start(sized=False)
+    every = to.options["every"]
+    for byte in islice(chain(to.body, repeat(0)), int(to.options["seconds"] / every)):
+        await to.more(bytes((byte,)))
+        await to.pause(every)
+        if to.ended.is_set():
+            break
+    return False
+
+
+async def flood(to: Delivery) -> bool:
+    """Send so many zeros without a ``Content-Length``."""
+    await to.start(sized=False)
+    left = int(to.options["bytes"])
+    while left and not to.ended.is_set():
+        size = min(left, len(_ZEROS))
+        await to.more(_ZEROS[:size])
+        left -= size
+        # Sending to a client that left returns at once, and only here can that be noticed.
+        await asyncio.sleep(0)
+    if left:
+        return False
+    await to.more(b"", last=True)
+    return True
+
+
+class FaultyResponse(Response):
+    """An answer that something happens to on its way; without a connection its client has left already."""
+
+    def __init__(self, response: Response, effect: Effect, options: Mapping[str, float], clock: Clock) -> None:
+        super().__init__()
+        self._response = response
+        self._effect = effect
+        self._options = options
         self._clock = clock
-        self._lock = threading.Lock()
-        self._stopped = False
-        self._open: set[threading.Event] = set()
 
-    @contextmanager
-    def open(self) -> Iterator[threading.Event]:
-        """Give an event that is set when the emulator stops; the caller sets it when the client leaves."""
-        ended = threading.Event()
-        with self._lock:
-            self._open.add(ended)
-            if self._stopped:
-                ended.set()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        server: WebServer = scope["app"].state.server
+        connection = server.connection_of(tuple(scope["client"]))
+        if connection is None:
+            return
+        ended = server.open_wait()
+        gone = asyncio.ensure_future(_client_gone(receive))
+        gone.add_done_callback(lambda _: ended.set())
+        delivery = Delivery(
+            response=self._response,
+            options=self._options,
+            connection=connection,
+            send=send,
+            ended=ended,
+            clock=self._clock,
+        )
         try:
-            yield ended
+            if not await self._effect(delivery):
+                _reset(connection)
+                # Until the connection is gone, returning would make the server complain of a missing answer, and
+                # send one.
+                await gone
         finally:
-            ended.set()
-            with self._lock:
-                self._open.discard(ended)
+            gone.cancel()
+            server.close_wait(ended)
 
-    async def pause(self, ended: threading.Event, seconds: float) -> None:
-        """Wait by the emulator's clock, until the event is set at most."""
-        await _in_thread(lambda: self._clock.wait(ended, seconds))
 
-    async def hold(self, ended: threading.Event, seconds: float) -> None:
-        """Wait in real time, whatever the emulator's clock: what is waited for is real."""
-        await _in_thread(lambda: ended.wait(seconds))
-
-    def stop(self) -> None:
-        """End every wait."""
-        with self._lock:
-            self._stopped = True
-            for ended in self._open:
-                ended.set()
+async def _client_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _in_thread(wait: Callable[[], object]) -> None:
@@ -80,108 +190,6 @@ async def _in_thread(wait: Callable[[], object]) -> None:
     await over
 
 
-class FaultyResponse(Response):
-    """An answer that something happens to on its way; without a connection its client has left already."""
-
-    def __init__(
-        self,
-        answer: Answer,
-        effect: WireEffect,
-        options: Options,
-        connection: asyncio.Transport | None,
-        holds: Holds,
-    ) -> None:
-        super().__init__(answer.body, answer.http_status, dict(answer.headers), answer.media_type)
-        self._effect = effect
-        self._options = {name: value for name, value in options.items() if isinstance(value, int | float)}
-        self._connection = connection
-        self._holds = holds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._connection is None:
-            return
-        with self._holds.open() as ended:
-            gone = asyncio.ensure_future(_client_gone(receive))
-            gone.add_done_callback(lambda _: ended.set())
-            try:
-                if await self._played(self._connection, send, ended):
-                    return
-                # Until the connection is gone, returning would make the server complain of a missing answer, and
-                # send one.
-                await gone
-            finally:
-                gone.cancel()
-
-    async def _played(self, connection: asyncio.Transport, send: Send, ended: threading.Event) -> bool:
-        """Play the effect; return whether the answer went out as a whole, so that the connection lives on."""
-        half = bytes(self.body[: len(self.body) // 2])
-        match self._effect:
-            case WireEffect.DELAY:
-                await self._holds.pause(ended, self._options["seconds"])
-                if not ended.is_set():
-                    await self._start(send, sized=True)
-                    await send({"type": "http.response.body", "body": bytes(self.body)})
-                    return True
-            case WireEffect.HOLD:
-                await self._holds.hold(ended, self._options["seconds"])
-            case WireEffect.RESET_BODY:
-                await self._start(send, sized=True)
-                await _send_more(send, half)
-            case WireEffect.SHORT:
-                await self._start(send, sized=True)
-                await _send_more(send, half)
-                connection.close()
-                return False
-            case WireEffect.SHORT_UNSIZED:
-                # By hand: the server would send an answer without a length in chunks, whose end can be told.
-                head = f"HTTP/1.1 {self.status_code} OK\r\nContent-Type: {self.media_type}\r\nConnection: close\r\n\r\n"
-                connection.write(head.encode() + half)
-                connection.close()
-                return False
-            case WireEffect.DRIP:
-                await self._drip(send, ended)
-            case WireEffect.FLOOD:
-                await self._flood(send, ended)
-                if not ended.is_set():
-                    await send({"type": "http.response.body", "body": b""})
-                    return True
-        _reset(connection)
-        return False
-
-    async def _start(self, send: Send, *, sized: bool) -> None:
-        headers = [header for header in self.raw_headers if sized or header[0] != b"content-length"]
-        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-
-    async def _drip(self, send: Send, ended: threading.Event) -> None:
-        await self._start(send, sized=False)
-        every = self._options["every"]
-        content = chain(bytes(self.body), repeat(0))
-        for byte in islice(content, int(self._options["seconds"] / every)):
-            await _send_more(send, bytes((byte,)))
-            await self._holds.pause(ended, every)
-            if ended.is_set():
-                return
-
-    async def _flood(self, send: Send, ended: threading.Event) -> None:
-        await self._start(send, sized=False)
-        left = int(self._options["bytes"])
-        while left and not ended.is_set():
-            size = min(left, len(_ZEROS))
-            await _send_more(send, _ZEROS[:size])
-            left -= size
-            # Sending to a client that left returns at once, and it is only here that this can be noticed.
-            await asyncio.sleep(0)
-
-
-async def _client_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _send_more(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
 def _reset(connection: asyncio.Transport) -> None:
     """Abort a connection so that its other end sees a reset, and not an orderly end; unless that left already."""
     if connection.is_closing():
@@ -191,74 +199,3 @@ def _reset(connection: asyncio.Transport) -> None:
     with socket.socket(fileno=os.dup(descriptor)) as duplicate:
         duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.abort()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket, so that clients may connect before the server's loop runs."""
-    listener: socket.socket | None = None
-    try:
-        family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
-        # With the protocol left at 0, asyncio leaves Nagle's algorithm on, and every answer waits 40 ms.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(512)
-        return listener
-    except (OSError, OverflowError) as error:
-        if listener is not None:
-            listener.close()
-        raise EmulatorError(
-            f"The emulator cannot listen on {host} port {port} ({error}). Choose another port, or 0 for a free one."
-        ) from error
-
-
-class Server(uvicorn.Server):
-    """Uvicorn in a thread that is not the main one, so that it leaves signals alone."""
-
-    def __init__(self, application: Starlette, holds: Holds) -> None:
-        super().__init__(
-            uvicorn.Config(
-                application,
-                loop="asyncio",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                date_header=False,
-                timeout_graceful_shutdown=2,
-            )
-        )
-        self._decided = threading.Event()
-        self._holds = holds
-
-    def run_until_stopped(self, listener: socket.socket) -> None:
-        """Serve in the calling thread."""
-        try:
-            with listener:
-                self.run(sockets=[listener])
-        finally:
-            self._holds.stop()
-            self._decided.set()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        self._decided.set()
-
-    def wait_until_serving(self) -> bool:
-        """Return whether the server runs."""
-        return self._decided.wait(START_SECONDS) and self.started
-
-    def stop(self) -> None:
-        """Ask the serving thread to end, and every answer that waits."""
-        self.should_exit = True
-        self._holds.stop()
-
-    def connection_of(self, client: tuple[str, int]) -> asyncio.Transport | None:
-        """Return the open connection from that address and port, or None when its client has left."""
-        for protocol in self.server_state.connections:
-            if (protocol.transport.get_extra_info("peername") or ())[:2] == client:
-                return protocol.transport
-        return None

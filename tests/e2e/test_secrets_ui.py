@@ -128,7 +128,7 @@ def test_no_secret_reaches_the_ui_a_process_or_a_file(tmp_path: Path) -> None:
             with JobLedger.open(url) as ledger:
                 ledger.account("akool").track([TrackRequest(job_id=late)])
             dagster.wait_for("failed run", lambda: f"belongs to ledger {CANARY}" in ui.ask(*shown["runs"]))
-            emulator._service._account = Account(api_key="another", client_id="a", client_secret="b")
+            emulator._account = Account(api_key="another", client_id="a", client_secret="b")
             with JobLedger.open(url) as ledger:
                 ledger.account("akool").track([TrackRequest(job_id=object_id(YESTERDAY, 9))])
             dagster.wait_for("failed tick", lambda: "Akool answered 1109" in ui.ask(*shown["sensors"]))

@@ -164,11 +164,14 @@ class Scenario:
         deployment.rebuild(akool=akool)
         deployment.tick()
         with AkoolClient(ClientCredentials(**pair), base_url=deployment.emulator.base_url) as client:
-            token = client.get_token()
+            client.results([late])
+            token = client._token
             deployment.emulator.expire_token()
             client.results([late])
+            assert token is not None
+            assert client._token is not None
             self.haystack.add_object("objects", client, token)
-            self.tokens = [token.value, client.get_token().value]
+            self.tokens = [token.value, client._token.value]
         deployment.rebuild(akool=self.akool(deployment.emulator.base_url, **pair | {"client_secret": WRONG_KEY}))
         self.something_due(deployment)
         self.attempt(deployment.tick)
@@ -233,8 +236,10 @@ class Scenario:
                         self.attempt(client.credit, with_locals=refused)
                         self.haystack.add_object("objects", client, vars(client))
                         if isinstance(credentials, ClientCredentials):
-                            server.respond = lambda seen, answer=answer: answer
-                            self.attempt(client.get_token, with_locals=refused)
+                            server.respond = lambda seen, answer=answer: (
+                                answer if "getToken" in seen.path else Answer({"code": 1101})
+                            )
+                            self.attempt(client.credit, with_locals=refused)
 
     def ledger_in_postgresql(self) -> None:
         """A server that asks for no password, so that any one passes."""
@@ -292,7 +297,7 @@ class Scenario:
         things += [ApiKey(KEY), ClientCredentials(CLIENT_ID, CLIENT_SECRET), Token(TOKEN)]
         things += [ParquetIOManager(storage_root="/data"), VideoStoreResource(storage_root="/data")]
         things += [StorageRoot("/data"), AddressPolicy("https://api.example"), deployment.emulator]
-        things += [deployment.emulator.journal.requests, deployment.emulator._service._account]
+        things += [deployment.emulator.journal.requests, deployment.emulator._account]
         defs = deployment.defs
         things += [defs, defs.resources, *(defs.sensors or ()), *(defs.jobs or ()), *(defs.assets or ())]
         with deployment.ledger() as open_ledger:

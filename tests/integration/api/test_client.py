@@ -23,7 +23,6 @@ from akool_dagster.api import (
     AkoolTransientError,
     ApiKey,
     ClientCredentials,
-    Token,
 )
 from tests.api_server import ID, KEY, OK, OTHER, PAIR, Answer, Connect, ScriptedServer, Seen, connecting, reset, serve
 
@@ -68,13 +67,6 @@ def test_a_base_url_with_a_path_is_kept(server: ScriptedServer, connect: Connect
     assert server.seen[0].path == "/gateway/api/open/v4/image2Video/resultsByIds"
 
 
-def test_calls_share_one_connection(server: ScriptedServer, connect: Connect) -> None:
-    client = connect()
-    for _ in range(3):
-        client.results([ID])
-    assert len({request.connection for request in server.seen}) == 1
-
-
 def test_the_balance_is_read_as_a_number(server: ScriptedServer, connect: Connect) -> None:
     server.script = [
         Answer({"code": 1000, "data": {"credit": 1234.5}}),
@@ -114,11 +106,12 @@ def test_one_auth_header_is_sent_whatever_netrc_has(
     ]
 
 
-def test_a_token_is_fetched_once_and_then_sent(server: ScriptedServer, connect: Connect) -> None:
+def test_a_token_is_fetched_once_and_then_sent_over_one_connection(server: ScriptedServer, connect: Connect) -> None:
     server.script = [Answer({"code": 1000, "token": "t1"}), Answer(OK)]
     client = connect(PAIR)
     client.results([ID])
     client.results([ID])
+    assert len({request.connection for request in server.seen}) == 1
     assert [request.path.rpartition("/")[2] for request in server.seen] == ["getToken", "resultsByIds", "resultsByIds"]
     assert json.loads(server.seen[0].body) == {"clientId": PAIR.client_id, "clientSecret": PAIR.client_secret}
     assert server.seen[2].auth == {"authorization": "Bearer t1"}
@@ -151,14 +144,6 @@ def test_a_refused_key_is_not_tried_again(server: ScriptedServer, connect: Conne
     with pytest.raises(AkoolCredentialsError, match="Check AKOOL_API_KEY") as caught:
         connect().results([ID])
     assert (caught.value.code, len(server.seen)) == (code, 1)
-
-
-def test_a_new_token_can_be_asked_for_but_not_with_a_key(server: ScriptedServer, connect: Connect) -> None:
-    server.script = [Answer({"code": 1000, "token": "t1"}), Answer({"code": 1000, "token": "t2"})]
-    client = connect(PAIR)
-    assert [client.get_token(), client.get_token()] == [Token("t1"), Token("t2")]
-    with pytest.raises(AkoolConfigurationError, match="needs none"):
-        connect().get_token()
 
 
 @pytest.mark.parametrize("token", [None, "", "a b", "t\r\nx: y", 7])

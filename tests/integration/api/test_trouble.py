@@ -13,13 +13,11 @@ import pytest
 from akool_dagster.api import (
     AkoolAccountError,
     AkoolContentError,
-    AkoolCredentialsError,
     AkoolDeadlineError,
     AkoolError,
     AkoolResponseError,
     AkoolThrottledError,
     AkoolTransientError,
-    Token,
 )
 from akool_dagster.base.clock import Deadline, SystemClock
 from tests.api_server import ID, OK, OTHER, PAIR, Answer, Connect, ScriptedServer, Seen, connecting, reset, serve
@@ -46,13 +44,7 @@ def cut_chunk(handler: BaseHTTPRequestHandler) -> None:
     "trouble",
     [
         Answer(status=502, body=b"<html>"),
-        Answer(status=500, body={"code": 4711}),
-        Answer(status=429),
         Answer({"code": 1005}),
-        Answer({"code": 1015}),
-        Answer({"code": 2001}),
-        Answer(b"<html>a gateway</html>"),
-        Answer(b""),
         Answer(act=reset),
         Answer(act=short_body),
         Answer(act=cut_chunk),
@@ -93,13 +85,8 @@ def test_lasting_trouble_is_raised_after_the_attempts(
     ("answer", "leaf"),
     [
         (Answer({"code": 1008}), AkoolContentError),
-        (Answer({"code": 1003}, status=400), AkoolContentError),
         (Answer({"code": 1200}), AkoolAccountError),
-        (Answer({"code": 1104}), AkoolAccountError),
-        (Answer({"code": 1007}), AkoolResponseError),
-        (Answer({"code": 4711}), AkoolResponseError),
         (Answer(status=404), AkoolResponseError),
-        (Answer(status=403), AkoolCredentialsError),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else f"{value.status}-{value.body!r}",
 )
@@ -128,8 +115,7 @@ def test_retry_after_is_waited_for_when_it_is_short(server: ScriptedServer, conn
     assert clock.sleeps == [12.0, 3.0]
 
 
-@pytest.mark.parametrize(("retry_after", "seconds_left"), [("31", None), ("12", 11.0)])
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("status", "retry_after", "seconds_left"), [(503, "31", None), (429, "12", 11.0)])
 def test_retry_after_that_is_too_long_ends_the_call_at_once(
     server: ScriptedServer,
     connect: Connect,
@@ -214,20 +200,20 @@ def test_waiting_for_another_threads_token_ends_at_the_deadline(server: Scripted
     def respond(seen: Seen) -> Answer:
         asked.set()
         released.wait(10)
-        return Answer({"code": 1000, "token": "t1"})
+        return Answer({"code": 1000, "token": "t1"} if "getToken" in seen.path else OK)
 
     server.respond = respond
     system = SystemClock()
     client = connect(PAIR, clock=system)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(client.get_token)
+        first = pool.submit(client.results, [ID])
         assert asked.wait(10)
         try:
             with pytest.raises(AkoolDeadlineError, match="another thread"):
                 client.results([ID], deadline=Deadline(system, 0.05))
         finally:
             released.set()
-        assert first.result() == Token("t1")
+        assert first.result().missing == ()
 
 
 @pytest.mark.parametrize("chunked", [False, True])

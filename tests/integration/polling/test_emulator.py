@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,25 +18,6 @@ from tests.ticks import ACCOUNT, Ticks, assert_ended_as_they_should, jobs, new_c
 
 JOBS = population(40, seed=7, now_ms=FakeClock().now_ms())
 IDS = sorted(job.job_id for job in JOBS)
-
-
-@pytest.fixture
-def emulator(clock: FakeClock) -> Iterator[AkoolEmulator]:
-    with AkoolEmulator(jobs=JOBS, clock=clock) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[JobLedger]:
-    with JobLedger.create(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock=clock) as ledger:
-        ledger.account(ACCOUNT).track([TrackRequest(job_id=identifier) for identifier in IDS])
-        yield ledger
-
-
-@pytest.fixture
-def client(emulator: AkoolEmulator, clock: FakeClock) -> Iterator[AkoolClient]:
-    with new_client(emulator, clock) as client:
-        yield client
 
 
 @pytest.fixture
@@ -71,30 +49,7 @@ def test_what_polling_saw_of_a_job_is_in_order(ticks: Ticks, ledger: JobLedger) 
         assert seen == sorted(seen)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("1005", {"times": 9}),
-        ("1005", {"times": 2, "retry_after": 400}),
-        ("429", {"times": 9, "retry_after": 3}),
-        ("502", {"times": 30}),
-        ("reset", {"times": 12}),
-        ("short_body", {"times": 12, "endpoint": "resultsByIds"}),
-        ("missing_row", {"times": 60}),
-    ],
-    ids=lambda value: str(value),
-)
-def test_every_job_settles_once_the_fault_is_over(
-    ticks: Ticks, ledger: JobLedger, emulator: AkoolEmulator, name: str, options: dict[str, Any]
-) -> None:
-    emulator.faults.add(name, **options)
-    ticks.until_settled()
-    assert emulator.faults.active == ()
-    assert sum(name in call.faults for call in emulator.journal.requests) >= min(options["times"], 2)
-    assert_all_ended_as_they_should(ledger)
-
-
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_every_job_settles_among_random_faults(seed: int, ledger: JobLedger, clock: FakeClock) -> None:
     with (
         AkoolEmulator(jobs=JOBS, clock=clock, seed=seed) as emulator,
@@ -107,47 +62,30 @@ def test_every_job_settles_among_random_faults(seed: int, ledger: JobLedger, clo
 
 
 def test_a_throttle_that_names_a_time_is_left_alone_for_so_long(
-    ticks: Ticks, emulator: AkoolEmulator, clock: FakeClock
+    ticks: Ticks, ledger: JobLedger, emulator: AkoolEmulator
 ) -> None:
     emulator.faults.add("429", times=1, retry_after=100)
     assert ticks.tick().calls == 1
     throttled_at = emulator.journal.requests[-1].time_ms
-    ticks.until(lambda: len(emulator.journal.requests) > 1)
-    assert emulator.journal.requests[1].time_ms - throttled_at >= 100_000
-
-
-def test_a_job_that_fails_at_akool_is_recorded_as_failed(
-    ticks: Ticks, ledger: JobLedger, emulator: AkoolEmulator
-) -> None:
-    victim = next(job for job in JOBS if job.outcome == "completed")
-    emulator.faults.add("failed_job", job_id=victim.job_id, times=1)
     ticks.until_settled()
-    job = jobs(ledger)[victim.job_id]
-    assert (job.state, job.video_state) == (JobState.FAILED, None)
-    assert "could not be generated" in (job.failure_reason or "")
+    assert emulator.journal.requests[1].time_ms - throttled_at >= 100_000
+    assert_all_ended_as_they_should(ledger)
 
 
 def test_a_row_that_stays_away_ends_missing_and_never_completed(
     ticks: Ticks, ledger: JobLedger, emulator: AkoolEmulator
 ) -> None:
+    stranger = job_id(1)  # which Akool does not know
+    ledger.account(ACCOUNT).track([TrackRequest(job_id=stranger)])
     emulator.faults.add("missing_row", job_id=IDS[3])
     ticks.until_settled()
     found = jobs(ledger)
-    assert found[IDS[3]].state == JobState.MISSING
-    assert Counter(job.state for job in found.values())[JobState.MISSING] == 1
+    assert {identifier for identifier, job in found.items() if job.state == JobState.MISSING} == {IDS[3], stranger}
     emulator.faults.clear()
     ledger.account(ACCOUNT).track([TrackRequest(job_id=IDS[3])], again=True)
     ticks.until_settled()
-    assert_all_ended_as_they_should(ledger)
-
-
-def test_ids_that_akool_does_not_know_do_not_hold_up_the_others(ticks: Ticks, ledger: JobLedger) -> None:
-    strangers = [job_id(number) for number in range(20)]
-    ledger.account(ACCOUNT).track([TrackRequest(job_id=identifier) for identifier in strangers])
-    ticks.until_settled()
-    found = jobs(ledger)
-    assert {found[identifier].state for identifier in strangers} == {JobState.MISSING}
-    assert {found[identifier].state for identifier in IDS} == {JobState.COMPLETED, JobState.FAILED}
+    expected = next(job for job in JOBS if job.job_id == IDS[3]).outcome
+    assert (jobs(ledger)[IDS[3]].state, jobs(ledger)[stranger].state) == (expected, JobState.MISSING)
 
 
 def test_an_outage_is_survived(ticks: Ticks, ledger: JobLedger, emulator: AkoolEmulator) -> None:

@@ -42,8 +42,3 @@ def test_a_reaction_belongs_to_exactly_its_codes(reaction: Reaction, codes: set[
 def test_a_code_that_is_not_in_the_table_is_unknown_and_not_an_error(code: int) -> None:
     assert fact_for(code).reaction is Reaction.UNKNOWN
     assert fact_for(code).code == code
-
-
-def test_the_table_cannot_be_changed() -> None:
-    with pytest.raises(TypeError):
-        CODES[1000] = CODES[1005]  # type: ignore[index]

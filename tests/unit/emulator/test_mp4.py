@@ -2,22 +2,25 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import av
 import pytest
 
 from akool_dagster.emulator import mp4
-from akool_dagster.emulator.jobs import EmulatedJob, population
+from akool_dagster.emulator.jobs import EmulatedJob
 from akool_dagster.emulator.mp4 import FRAMES_PER_SECOND, VideoCache, render
 
 JOB = EmulatedJob(job_id="6891abe782f7cd2a890c44ba", video_duration=1.0)
+JOBS = (
+    JOB,
+    replace(JOB, video_duration=5.063, resolution="1080p", has_audio=True),
+    replace(JOB, video_duration=0.02, resolution="4k"),
+)
 
 
 def test_videos_play_to_their_end_and_last_as_long_as_their_jobs_say() -> None:
-    for job in population(8, seed=2, now_ms=1_760_000_000_000):
+    for job in JOBS:
         content = render(job, seed=0)
         assert content[4:8] == b"ftyp"
         with av.open(io.BytesIO(content), "r") as container:
@@ -29,7 +32,7 @@ def test_videos_play_to_their_end_and_last_as_long_as_their_jobs_say() -> None:
             assert container.duration is not None
             assert abs(container.duration / 1_000_000 - job.video_duration) <= 1 / FRAMES_PER_SECOND
             frames = sum(1 for _ in container.decode(video=0))
-            assert frames == round(job.video_duration * FRAMES_PER_SECOND)
+            assert frames == max(1, round(job.video_duration * FRAMES_PER_SECOND))
 
 
 def test_the_picture_moves() -> None:
@@ -46,7 +49,7 @@ def test_the_same_job_and_seed_give_the_same_bytes(has_audio: bool) -> None:
 
 
 def test_every_job_has_a_file_of_its_own() -> None:
-    jobs = [replace(JOB, job_id=f"{number:024x}", video_duration=0.1) for number in range(20)]
+    jobs = [replace(JOB, job_id=f"{number:024x}", video_duration=0.1) for number in range(5)]
     assert len({hashlib.sha256(render(job, seed=0)).digest() for job in jobs}) == len(jobs)
 
 
@@ -55,49 +58,6 @@ def test_odd_shapes_are_rendered_too(width: int, height: int) -> None:
     content = render(replace(JOB, width=width, height=height, video_duration=0.2), seed=0)
     with av.open(io.BytesIO(content), "r") as container:
         assert (container.streams.video[0].width, container.streams.video[0].height) == (width, height)
-
-
-def test_a_video_is_rendered_once_for_all_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered: list[str] = []
-    everybody_asks = threading.Barrier(4)
-
-    def slow(job: EmulatedJob, *, seed: int) -> bytes:
-        rendered.append(job.job_id)
-        return b"video"
-
-    monkeypatch.setattr(mp4, "render", slow)
-    cache = VideoCache(seed=0)
-    assert not cache.ready(JOB)
-    seen: list[bytes] = []
-
-    def ask() -> None:
-        everybody_asks.wait(10)
-        seen.append(cache.get(JOB).content)
-
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert seen == [b"video"] * 4
-    assert rendered == [JOB.job_id]
-    assert cache.ready(JOB)
-
-
-def test_a_rendering_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcomes: Iterator[OSError | bytes] = iter([OSError("no encoder"), b"video"])
-
-    def sometimes(job: EmulatedJob, *, seed: int) -> bytes:
-        outcome = next(outcomes)
-        if isinstance(outcome, OSError):
-            raise outcome
-        return outcome
-
-    monkeypatch.setattr(mp4, "render", sometimes)
-    cache = VideoCache(seed=0)
-    with pytest.raises(OSError, match="no encoder"):
-        cache.get(JOB)
-    assert cache.get(JOB).content == b"video"
 
 
 def test_the_cache_drops_the_longest_unused_video(monkeypatch: pytest.MonkeyPatch) -> None:
