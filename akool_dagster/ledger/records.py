@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import TypeVar
+from typing import Self
 
 from akool_dagster.job_ids import JOB_ID_PATTERN, OBJECT_ID_PATTERN, normalise_id
 from akool_dagster.ledger.errors import InvalidJobError
@@ -59,7 +59,17 @@ class TrackRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrackReport:
+class Report:
+    """What a call did, in numbers that add up over several transactions."""
+
+    def __add__(self, other: Self) -> Self:
+        return replace(
+            self, **{name.name: getattr(self, name.name) + getattr(other, name.name) for name in fields(self)}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackReport(Report):
     """What tracking did, in numbers of distinct ids."""
 
     added: int = 0
@@ -71,9 +81,6 @@ class TrackReport:
     """Known ones that ended and were pruned: nothing of them changes."""
     forgotten: int = 0
     """Known ones that were forgotten: they stay so."""
-
-    def __add__(self, other: TrackReport) -> TrackReport:
-        return _sum(self, other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +186,7 @@ class ClaimedJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordReport:
+class RecordReport(Report):
     """What recording answers changed, in numbers of jobs."""
 
     completed: int = 0
@@ -188,9 +195,6 @@ class RecordReport:
     abandoned: int = 0
     changed: int = 0
     """Jobs whose row in a table now reads differently, the settled ones included."""
-
-    def __add__(self, other: RecordReport) -> RecordReport:
-        return _sum(self, other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,10 +347,3 @@ def partition_time(job_id: str, now_ms: int) -> int:
         if created_ms <= now_ms:
             return created_ms
     return now_ms
-
-
-_Report = TypeVar("_Report", "TrackReport", "RecordReport")
-
-
-def _sum(one: _Report, other: _Report) -> _Report:
-    return type(one)(**{name.name: getattr(one, name.name) + getattr(other, name.name) for name in fields(one)})

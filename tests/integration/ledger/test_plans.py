@@ -143,7 +143,7 @@ def test_due_jobs_are_found_in_the_order_of_their_index_and_written_by_their_ids
     account.videos.fail(VideoFailure(job_id=IDS[3], error="404", next_at=NOW))
     account.videos.keep_url(IDS[3], "https://cdn.example/new.mp4", NOW)
     account.videos.store(IDS[0], {})
-    account.pruning.prune([IDS[0]])
+    account.pruning.prune([IDS[0]], NOW * 1_000_000)
     account.pruning.forget(claimed)
     of_jobs = [plan for statement, plan in plans.found if "akool_jobs" in statement]
     assert {step for plan in of_jobs for step in plan if not is_of_given_rows(step)} == {PRIMARY_KEY}

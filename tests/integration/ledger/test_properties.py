@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from akool_dagster.base.partitions import END_OF_TIME
 from akool_dagster.ledger import (
     AccountLedger,
     Counts,
@@ -198,7 +199,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(ids=some_ids)
     def prune(self, ids: Sequence[str]) -> None:
-        self.account.pruning.prune(ids)
+        self.account.pruning.prune(ids, END_OF_TIME)
         self.step, self.touched = "pruned", set(ids)
 
     @rule(ids=some_ids)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from akool_dagster.accounts import InvalidAccountError
+from akool_dagster.base.partitions import END_OF_TIME
 from akool_dagster.ledger import (
     AccountLedger,
     InvalidJobError,
@@ -108,7 +109,7 @@ def test_accounts_do_not_see_or_touch_each_other(ledger: JobLedger, account: Acc
     record(account, answered("a", 3))
     account.videos.keep_url("a", "https://cdn.example/2", NOW)
     account.videos.store("a", {"path": "a.mp4"})
-    account.pruning.prune(["a"])
+    account.pruning.prune(["a"], END_OF_TIME)
     account.pruning.forget(["a"])
     assert list(other.jobs()) == [before]
     assert (other.landings.dirty(DAY, ["results"], videos=True), other.videos.due_hours()) == ([], [])

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from akool_dagster.base.partitions import END_OF_TIME
 from akool_dagster.ledger import AccountLedger, JobForgottenError, JobLedger, VideoState
 from akool_dagster.ledger.records import DueVideo, DueVideos, VideoFailure
 from tests.clock import FakeClock
@@ -133,7 +134,7 @@ def test_the_video_of_a_forgotten_job_is_not_recorded(account: AccountLedger, pr
     complete(account, "a")
     if pruned:
         account.videos.store("a", {})
-        account.pruning.prune(["a"])
+        account.pruning.prune(["a"], END_OF_TIME)
     account.pruning.forget(["a"])
     before = job_of(account, "a")
     with pytest.raises(JobForgottenError, match="a was forgotten"):
@@ -149,7 +150,7 @@ def test_a_stored_video_whose_file_is_gone_is_pending_again(account: AccountLedg
     complete(account, "a", "b", "pruned")
     for job_id in ("a", "pruned"):
         account.videos.store(job_id, {"path": "a.mp4"})
-    account.pruning.prune(["pruned"])
+    account.pruning.prune(["pruned"], END_OF_TIME)
     clock.advance(5)
     version = job_of(account, "a").version
     assert account.videos.reopen(["pruned", "b", "a"]) == 1
