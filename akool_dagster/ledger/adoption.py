@@ -66,7 +66,10 @@ class Adoption(LedgerPart):
     """Adopts the tables of one account."""
 
     def adopt(self, found: Sequence[FoundJob]) -> AdoptReport:
-        """Make the ledger know at least what was found, 500 jobs a transaction. Forgotten jobs stay forgotten."""
+        """Make the ledger know at least what was found, each job once. Forgotten jobs stay forgotten.
+
+        Each 500 jobs are one transaction.
+        """
         report = AdoptReport()
         for chunk in chunks(sorted(found, key=lambda one: one.job.job_id)):
             report += self._adopt_chunk(chunk)

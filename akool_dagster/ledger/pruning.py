@@ -74,7 +74,7 @@ class Pruning(LedgerPart):
     def forget(self, job_ids: Collection[str]) -> None:
         """Leave an id and no more of these jobs, known or not, so that no landing brings their rows back."""
         now = self._clock.now_ms()
-        for chunk in chunks(sorted(job_ids)):
+        for chunk in chunks(sorted(set(job_ids))):
             with self._database.write(alone=True) as connection:
                 known = {job.job_id: job for job in locked_jobs(connection, self._account, chunk)}
                 new = (new_job_row(self._account, job_id, {}, now, 0) for job_id in chunk if job_id not in known)

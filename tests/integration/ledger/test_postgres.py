@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations_with_replacement
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -26,7 +25,6 @@ from tests.integration.ledger.helpers import (
     claimed_ids,
     complete,
     execute,
-    job_of,
     record,
     track,
 )
@@ -270,18 +268,6 @@ def test_an_option_of_another_driver_is_an_error_of_the_url(ledger_url: str) -> 
     assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
-def test_a_url_may_be_written_in_every_usual_way(
-    ledger: JobLedger, account: AccountLedger, ledger_url: str, scheme: str
-) -> None:
-    track(account, "a")
-    with JobLedger.open(f"{scheme}:{ledger_url.partition(':')[2]}") as opened:
-        assert opened.ledger_id == ledger.ledger_id
-        assert job_of(opened.account(ACCOUNT), "a").state == "pending"
-    with side(ledger_url) as one, one.database.read() as connection:
-        assert connection.dialect.driver == "psycopg2"
-
-
 @pytest.mark.parametrize(("first", "second"), list(combinations_with_replacement(WRITES, 2)))
 def test_no_two_writers_wait_for_each_other(
     four: Side, other: Side, threads: ThreadPoolExecutor, first: str, second: str
@@ -291,17 +277,3 @@ def test_no_two_writers_wait_for_each_other(
         works = [threads.submit(WRITES[name], one.account) for name, one in ((first, four), (second, other))]
         wait_until_waiting(four, 2)
     assert [work.exception(LONGEST_SECONDS) for work in works] == [None, None]
-
-
-def test_the_changes_of_a_call_are_one_round_trip(one: Side) -> None:
-    ids = [f"{number:02}" for number in range(50)]
-    track(one.account, *ids)
-    queries: list[str] = []
-
-    def note(_connection: Any, cursor: Any, *_: Any) -> None:
-        queries.append(cursor.query.decode())
-
-    sa.event.listen(one.database.engine, "after_cursor_execute", note)
-    record(one.account, *(answered(job_id, 4) for job_id in ids))
-    (query,) = (query for query in queries if "UPDATE akool_jobs" in query)
-    assert all(job_id in query for job_id in ids)

@@ -117,12 +117,3 @@ def test_of_a_forgotten_job_an_id_is_left_and_no_more(
     assert claimed_ids(account) == ["kept"]
     assert (account.videos.due(None, 2**62), account.pruning.tombstones()) == ([], [])
     assert account.counts().states == {"forgotten": len(gone), "pending": 1}
-
-
-def test_more_ids_than_one_query_takes_are_pruned_and_forgotten(account: AccountLedger) -> None:
-    ids = [f"{number:04}" for number in range(1100)]
-    track(account, *ids[:-1])
-    record(account, *(answered(job_id, 4) for job_id in ids[:-1]))
-    assert account.pruning.prune(ids, END_OF_TIME) == 1099
-    account.pruning.forget(ids)
-    assert account.landings.forgotten() == set(ids)
