@@ -1,9 +1,9 @@
-"""One account's part of the ledger: the methods that users call, and the parts that polling and landing use."""
+"""One account's part of the ledger: its jobs, their numbers, and the parts that polling and landing use."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import sqlalchemy as sa
 
@@ -14,10 +14,9 @@ from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.inspection import Inspection
 from akool_dagster.ledger.landings import LandingLedger
 from akool_dagster.ledger.leases import Leases
-from akool_dagster.ledger.part import LedgerPart
 from akool_dagster.ledger.polling import PollingLedger
 from akool_dagster.ledger.pruning import Pruning
-from akool_dagster.ledger.records import Counts, Job, JobState, TrackReport, TrackRequest, status_label
+from akool_dagster.ledger.records import Counts, Job, JobState, status_label
 from akool_dagster.ledger.rows import CHUNK, JOB_COLUMNS
 from akool_dagster.ledger.schema import IS_PENDING, VIDEO_IS_PENDING, jobs
 from akool_dagster.ledger.tracking import Tracking
@@ -27,7 +26,7 @@ from akool_dagster.ledger.videos import VideoLedger
 OVERDUE_MS = 600_000
 
 
-class AccountLedger(LedgerPart):
+class AccountLedger(Tracking):
     """The jobs of one account. Get one with `JobLedger.account`.
 
     Every method is one or a few short transactions; none makes an HTTP call. Raises `LedgerError` leaves.
@@ -46,16 +45,6 @@ class AccountLedger(LedgerPart):
         self.pruning = Pruning(*part)
         self.adoption = Adoption(*part)
         self.inspection = Inspection(*part)
-        self._tracking = Tracking(*part)
-
-    def track(self, requests: Iterable[TrackRequest], *, again: bool = False) -> TrackReport:
-        """Watch these ids from now on. Idempotent: a known id only gains labels.
-
-        With ``again``, missing and abandoned jobs are polled anew, and unverified and lost videos are tried once
-        more. Forgotten jobs stay forgotten, and pruned ones as they are. All ids and labels are checked before
-        anything is written; raises `InvalidJobError` for the first bad one.
-        """
-        return self._tracking.track(requests, again=again)
 
     def jobs(self, state: str | None = None) -> Iterator[Job]:
         """Yield the account's jobs by id, a page at a time."""

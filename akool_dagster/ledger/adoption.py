@@ -44,7 +44,7 @@ class FoundJob:
     ended: tuple[str, int] | None = None
     """How and when the tables show that the job ended, also where ``job`` is to be polled again for its answer."""
     is_settled: bool = False
-    """Whether the tables have all of it, for good: a ledger that does not know the job adds a tombstone."""
+    """Whether the tables hold everything about the job: a ledger that does not know the job adds a tombstone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class Adoption(LedgerPart):
             connection.execute(statement)
 
     def land_everything_again(self) -> None:
-        """Set every landed version to 0, and end every lease: what runs now landed elsewhere, or before."""
+        """Set every landed version to 0, and end every lease: a run that holds one landed elsewhere, or before."""
         with self._database.write() as connection:
             # Leases first, as `record_landed` locks them: a landing that ends now waits, and then finds its lease gone.
             connection.execute(sa.delete(leases).where(leases.c.account == self._account))
@@ -115,8 +115,8 @@ def _asks(_before: Job | None, after: Job) -> tuple[bool, bool]:
 def _brought_up(known: Job, found: FoundJob) -> Job:
     """Return a known job with what the tables know beyond it.
 
-    An end is never taken back. Labels of both are kept, the ledger's where they differ. Of two times at which
-    something was first seen, the earlier is right.
+    An end is never taken back. Labels of both are kept, the ledger's where they differ. The earlier of two first-seen
+    times is kept.
     """
     told = found.job
     if known.state == JobState.FORGOTTEN:

@@ -276,7 +276,7 @@ class Database:
 
 
 _FAULTS = (exc.IntegrityError, exc.ProgrammingError, exc.DataError)
-"""Ours, not the database's: they are not hidden behind a message that says to try again."""
+"""Faults of this code, not of the database: raised as they are, without advice to try again."""
 
 
 def _set_up_sqlite_connection(connection: Any, _record: object) -> None:

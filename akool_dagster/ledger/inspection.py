@@ -45,7 +45,7 @@ class BrokenRule:
 
 
 class Concern(StrEnum):
-    """What a group of jobs waits for, or calls somebody for."""
+    """What a group of jobs waits for, or needs a person for."""
 
     OVERDUE_POLL = "overdue_poll"
     UNUSABLE_ANSWER = "unusable_answer"
@@ -106,7 +106,7 @@ class Inspection(LedgerPart):
         return at
 
     def broken_rules(self) -> list[BrokenRule]:
-        """Return which of the rules that hold at every moment do not."""
+        """Return the rules that the account's rows break."""
         counter = sa.select(ledger.c.version).scalar_subquery()
         rules = {
             "no version is above the ledger's counter": jobs.c.version > counter,

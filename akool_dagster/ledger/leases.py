@@ -48,7 +48,7 @@ class Leases(LedgerPart):
         return self._set_expiry(kind, partition_key, owner, self._clock.now_ms() + LEASE_MS)
 
     def release(self, kind: str, partition_key: str, owner: str) -> None:
-        """End our lease. Who held it last stays known."""
+        """End our lease. The last owner stays known."""
         self._set_expiry(kind, partition_key, owner, 0)
 
     def facts(self, kind: str) -> dict[str, LeaseFacts]:

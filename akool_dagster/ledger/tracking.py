@@ -15,8 +15,13 @@ from akool_dagster.ledger.transitions import reopened
 class Tracking(LedgerPart):
     """Tracks jobs of one account."""
 
-    def track(self, requests: Iterable[TrackRequest], *, again: bool) -> TrackReport:
-        """Do what `AccountLedger.track` says, 500 ids a transaction."""
+    def track(self, requests: Iterable[TrackRequest], *, again: bool = False) -> TrackReport:
+        """Watch these ids from now on, 500 a transaction. Idempotent: a known id only gains labels.
+
+        With ``again``, missing and abandoned jobs are polled anew, and unverified and lost videos are tried once
+        more. Forgotten jobs stay forgotten, and pruned ones as they are. All ids and labels are checked before
+        anything is written; raises `InvalidJobError` for the first bad one.
+        """
         labels_by_id: dict[str, dict[str, str]] = {}
         total = 0
         for request in requests:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from akool_dagster.base.partitions import END_OF_TIME
 from akool_dagster.ledger import (
     AccountLedger,
     GranularityError,
@@ -39,7 +38,6 @@ from tests.integration.ledger.helpers import (
     land,
     object_id,
     record,
-    rows_of,
     track,
 )
 
@@ -188,21 +186,6 @@ def test_a_snapshot_has_the_rows_of_its_stretch_by_bytes_in_bounded_batches(acco
         assert (shot.tables_version, shot.videos_version) == (version, version)
     with account.landings.snapshot(NOW + HOUR, NOW + DAY) as shot:
         assert (list(shot.batches(["job_id"], 5)), shot.tables_version, shot.videos_version) == ([], 0, 0)
-
-
-def test_a_snapshot_leaves_out_tombstones_and_forgotten_jobs(account: AccountLedger) -> None:
-    complete(account, "pruned", "forgotten", "kept", "pending-video")
-    for job_id in ("pruned", "kept"):
-        account.videos.store(job_id, {})
-    track(account, "unseen", "failed")
-    record(account, answered("failed", 4))
-    account.pruning.prune(["pruned", "failed"], END_OF_TIME)
-    account.pruning.forget(["forgotten", "unknown"])
-    assert rows_of(account, THIS_HOUR, THIS_HOUR + HOUR, "job_id", "state") == [
-        ("kept", "completed"),
-        ("pending-video", "completed"),
-        ("unseen", "pending"),
-    ]
 
 
 def test_rows_and_versions_stay_those_of_the_beginning_while_others_write(

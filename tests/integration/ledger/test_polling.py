@@ -7,7 +7,6 @@ import json
 from akool_dagster.base.partitions import END_OF_TIME
 from akool_dagster.ledger import (
     AccountLedger,
-    ClaimedJob,
     JobLedger,
     JobState,
     Missed,
@@ -37,16 +36,6 @@ from tests.integration.ledger.helpers import (
 pytest_plugins = ["tests.integration.ledger_databases"]
 
 BY_AGE = Polling(next_poll_delay_ms=lambda watched_ms: watched_ms, ids_per_request=50)
-
-
-def test_the_longest_due_is_claimed_first_and_ties_go_by_id(account: AccountLedger, clock: FakeClock) -> None:
-    track(account, "c", "a", "Z")
-    clock.advance(1)
-    track(account, "b")
-    account.polling.release({"c": NOW - 1})
-    assert account.polling.claim(1) == [ClaimedJob(job_id="c", call_size=None, due_at=NOW - 1)]
-    assert claimed_ids(account, 2) == ["Z", "a"]
-    assert [claimed_ids(account, 2), claimed_ids(account, 2)] == [["b"], []]
 
 
 def test_a_claim_keeps_the_id_for_two_minutes(account: AccountLedger, clock: FakeClock) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from akool_dagster.base.partitions import END_OF_TIME
-from akool_dagster.ledger import AccountLedger, Job, JobLedger, RecordReport, TrackReport, VideoState
+from akool_dagster.ledger import AccountLedger, Job, JobLedger, TrackReport, VideoState
 from tests.clock import FakeClock
 from tests.integration.ledger.helpers import (
     DAY,
@@ -67,22 +67,6 @@ def test_a_job_that_changed_after_its_partition_landed_is_not_pruned(account: Ac
     track(account, "b", labels={"k": "v"})
     assert account.pruning.prune(["a", "b"], landed) == 1
     assert (job_of(account, "a").payload, job_of(account, "b").labels) == (None, '{"k":"v"}')
-
-
-def test_nothing_that_happens_to_a_tombstone_changes_it(
-    ledger: JobLedger, account: AccountLedger, clock: FakeClock
-) -> None:
-    complete(account, "stored", "lost")
-    account.videos.store("stored", {})
-    fail(account, "lost")
-    account.pruning.prune(["stored", "lost"], END_OF_TIME)
-    before, version = list(account.jobs()), ledger.version()
-    clock.advance(DAY / 1000)
-    assert track(account, "stored", "lost", labels={"k": "v"}, again=True) == TrackReport(known=2, pruned=2)
-    assert record(account, answered("lost", 4)) == RecordReport()
-    account.videos.keep_url("lost", "https://cdn.example/new.mp4", NOW)
-    assert account.videos.reopen(["stored"]) == 0
-    assert (list(account.jobs()), ledger.version(), claimed_ids(account)) == (before, version, [])
 
 
 def test_of_a_forgotten_job_an_id_is_left_and_no_more(
