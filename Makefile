@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SQLALCHEMY20 := $(abspath $(VENV))/sqlalchemy-2.0
 SQLALCHEMY20_STAMP := $(SQLALCHEMY20)/.installed
 SQLALCHEMY20_TESTS := $(filter-out %_properties.py,$(wildcard tests/*/ledger/test_*.py))
-SEARCHES := tests/integration/test_settling.py tests/integration/operations/test_adopt_properties.py \
+SEARCHES := tests/integration/simulation/test_settling.py tests/integration/operations/test_adopt_properties.py \
   tests/integration/ledger/test_properties.py tests/integration/tables/test_landing_in_files.py
 PYTHON ?= python3
 PORT ?= 3000

@@ -1,13 +1,14 @@
-"""One account's part of the ledger: the methods that users call, and the parts that polling and landing use."""
+"""One account's part of the ledger: its jobs, their numbers, and the parts that polling and landing use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections import Counter
+from collections.abc import Iterator
 
 import sqlalchemy as sa
 
 from akool_dagster.base.clock import Clock
+from akool_dagster.base.partitions import END_OF_TIME
 from akool_dagster.ledger.adoption import Adoption
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.inspection import Inspection
@@ -15,7 +16,7 @@ from akool_dagster.ledger.landings import LandingLedger
 from akool_dagster.ledger.leases import Leases
 from akool_dagster.ledger.polling import PollingLedger
 from akool_dagster.ledger.pruning import Pruning
-from akool_dagster.ledger.records import Counts, Job, JobState, TrackReport, TrackRequest, status_label
+from akool_dagster.ledger.records import Counts, Job, JobState, status_label
 from akool_dagster.ledger.rows import CHUNK, JOB_COLUMNS
 from akool_dagster.ledger.schema import IS_PENDING, VIDEO_IS_PENDING, jobs
 from akool_dagster.ledger.tracking import Tracking
@@ -25,27 +26,25 @@ from akool_dagster.ledger.videos import VideoLedger
 OVERDUE_MS = 600_000
 
 
-class AccountLedger:
+class AccountLedger(Tracking):
     """The jobs of one account. Get one with `JobLedger.account`.
 
     Every method is one or a few short transactions; none makes an HTTP call. Raises `LedgerError` leaves.
+    Example: ``ledger.account("akool").track([TrackRequest(job_id="66f2b1c09d3e4a0012345678")])``.
     """
 
     def __init__(self, database: Database, account: str, ledger_id: str, clock: Clock, limits: Limits) -> None:
+        super().__init__(database, account, clock)
+        part = (database, account, clock)
         self.name = account
         self.ledger_id = ledger_id
-        self._database = database
-        self._clock = clock
-        self._limits = limits
-
-    def track(self, requests: Iterable[TrackRequest], *, again: bool = False) -> TrackReport:
-        """Watch these ids from now on. Idempotent: a known id only gains labels.
-
-        With ``again``, missing and abandoned jobs are polled anew, and unverified and lost videos are tried once
-        more. Forgotten jobs stay forgotten, and pruned ones as they are. All ids and labels are checked before
-        anything is written; raises `InvalidJobError` for the first bad one.
-        """
-        return Tracking(self._database, self.name, self._clock).track(requests, again=again)
+        self.polling = PollingLedger(*part, limits)
+        self.videos = VideoLedger(*part)
+        self.landings = LandingLedger(*part)
+        self.leases = Leases(*part)
+        self.pruning = Pruning(*part)
+        self.adoption = Adoption(*part)
+        self.inspection = Inspection(*part)
 
     def jobs(self, state: str | None = None) -> Iterator[Job]:
         """Yield the account's jobs by id, a page at a time."""
@@ -53,85 +52,37 @@ class AccountLedger:
         if state is not None:
             query = query.where(jobs.c.state == state)
         last = ""
-        while True:
-            with self._database.read() as connection:
-                page = [Job(*row) for row in connection.execute(query.where(jobs.c.job_id > last))]
-            if not page:
-                return
+        while page := [Job(*row) for row in self._database.rows(query.where(jobs.c.job_id > last))]:
             yield from page
             last = page[-1].job_id
 
-    @cached_property
-    def polling(self) -> PollingLedger:
-        """What a poll pass asks of the ledger."""
-        return PollingLedger(self._database, self.name, self._clock, self._limits)
-
-    @cached_property
-    def videos(self) -> VideoLedger:
-        """What became of the videos."""
-        return VideoLedger(self._database, self.name, self._clock)
-
-    @cached_property
-    def landings(self) -> LandingLedger:
-        """What has landed, what has not, and the rows that land."""
-        return LandingLedger(self._database, self.name, self._clock)
-
-    @cached_property
-    def leases(self) -> Leases:
-        """The leases of the partitions."""
-        return Leases(self._database, self.name, self._clock)
-
-    @cached_property
-    def pruning(self) -> Pruning:
-        """How old jobs are emptied, and how jobs are forgotten."""
-        return Pruning(self._database, self.name, self._clock)
-
-    @cached_property
-    def adoption(self) -> Adoption:
-        """How the ledger gets to know what landed tables show."""
-        return Adoption(self._database, self.name, self._clock)
-
-    @cached_property
-    def inspection(self) -> Inspection:
-        """What an operator asks of the jobs."""
-        return Inspection(self._database, self.name)
-
-    def counts(self, first_partition_at: int = 0, next_partition_at: int | None = None) -> Counts:
+    def counts(self, first_partition_at: int = 0, next_partition_at: int = END_OF_TIME) -> Counts:
         """Return the account in numbers. The partitions start at the first time; the next begins at the second."""
         now = self._clock.now_ms()
         mine = jobs.c.account == self.name
-        by_state = (
-            sa.select(jobs.c.state, jobs.c.status, jobs.c.video_state, sa.func.count())
-            .where(mine)
-            .group_by(jobs.c.state, jobs.c.status, jobs.c.video_state)
-        )
-        states: dict[str, int] = {}
-        statuses: dict[str, int] = {}
-        videos: dict[str, int] = {}
+        kinds = (jobs.c.state, jobs.c.status, jobs.c.video_state)
+        states, statuses, videos = Counter[str](), Counter[str](), Counter[str]()
         with self._database.read() as connection:
-            for state, status, video_state, number in connection.execute(by_state):
-                states[state] = states.get(state, 0) + number
+
+            def count(*where: sa.ColumnElement[bool]) -> int:
+                return int(connection.execute(sa.select(sa.func.count()).where(mine, *where)).scalar_one())
+
+            by_kind = sa.select(*kinds, sa.func.count()).where(mine).group_by(*kinds)
+            for state, status, video_state, number in connection.execute(by_kind):
+                states[state] += number
                 if state == JobState.PENDING:
-                    label = status_label(status)
-                    statuses[label] = statuses.get(label, 0) + number
+                    statuses[status_label(status)] += number
                 if video_state is not None:
-                    videos[video_state] = videos.get(video_state, 0) + number
+                    videos[video_state] += number
             oldest = connection.execute(sa.select(sa.func.min(jobs.c.watched_since)).where(mine, IS_PENDING)).scalar()
-            due = sa.select(sa.func.count()).where(mine, IS_PENDING)
-            due_now = connection.execute(due.where(jobs.c.next_poll_at <= now)).scalar_one()
-            overdue = connection.execute(due.where(jobs.c.next_poll_at <= now - OVERDUE_MS)).scalar_one()
-            all_mine = sa.select(sa.func.count()).where(mine)
-            early = all_mine.where(jobs.c.partition_at < first_partition_at)
-            waiting = all_mine.where(VIDEO_IS_PENDING, jobs.c.video_next_at > now)
-            late = all_mine.where(jobs.c.partition_at >= next_partition_at) if next_partition_at else None
             return Counts(
-                states=states,
-                pending_statuses=statuses,
-                videos=videos,
+                states=dict(states),
+                pending_statuses=dict(statuses),
+                videos=dict(videos),
                 oldest_pending_ms=None if oldest is None else max(0, now - oldest),
-                due=due_now,
-                overdue=overdue,
-                before_first_partition=connection.execute(early).scalar_one(),
-                after_current_partition=0 if late is None else connection.execute(late).scalar_one(),
-                videos_waiting=connection.execute(waiting).scalar_one(),
+                due=count(IS_PENDING, jobs.c.next_poll_at <= now),
+                overdue=count(IS_PENDING, jobs.c.next_poll_at <= now - OVERDUE_MS),
+                before_first_partition=count(jobs.c.partition_at < first_partition_at),
+                after_current_partition=count(jobs.c.partition_at >= next_partition_at),
+                videos_waiting=count(VIDEO_IS_PENDING, jobs.c.video_next_at > now),
             )

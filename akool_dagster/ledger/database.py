@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from akool_dagster.ledger.errors import (
     LedgerUnavailableError,
     LedgerUrlError,
 )
-from akool_dagster.ledger.schema import SCHEMA_VERSION, VERSION_TABLE
+from akool_dagster.ledger.schema import SCHEMA_VERSION, VERSION_TABLE, ledger
 
 Insert = Callable[[sa.Table], sqlite.Insert | postgresql.Insert]
 """Makes an INSERT that can say ON CONFLICT: the two dialects write it alike."""
@@ -40,7 +41,9 @@ def parse_ledger_url(url: str) -> sa.URL:
     """
     if "\0" in url or "%00" in url:
         raise LedgerUrlError("The ledger URL has a NUL character in it, which no path or name can have. Leave it out.")
-    parsed = _read_url(url)
+    parsed = None
+    with suppress(exc.ArgumentError, ValueError):  # ValueError: a port that is no number; it may be part of a password
+        parsed = sa.make_url(url)
     if parsed is None:  # raised out here, for an error that quotes a part of the URL would stay on as the context
         path = Path(url).expanduser()
         hint = f"sqlite:///{path if path.is_absolute() else path.absolute()}"
@@ -69,13 +72,6 @@ def parse_ledger_url(url: str) -> sa.URL:
     raise LedgerUrlError(f"A ledger lives in SQLite or PostgreSQL, not in {backend!r}.")
 
 
-def _read_url(url: str) -> sa.URL | None:
-    try:
-        return sa.make_url(url)
-    except (exc.ArgumentError, ValueError):  # ValueError: a port that is no number, which may be part of a password
-        return None
-
-
 class Database:
     """One SQLAlchemy engine, and transactions that report trouble as `LedgerError`."""
 
@@ -102,7 +98,7 @@ class Database:
             sa.event.listen(self.engine, "connect", _set_up_sqlite_connection)
             sa.event.listen(self.engine, "begin", _begin_sqlite_transaction)
         else:
-            sa.event.listen(self.engine, "do_connect", postgres.connect_watched)
+            postgres.cut_off_connections(self.engine)
 
     def _new_engine(self) -> sa.Engine | None:
         try:
@@ -131,53 +127,56 @@ class Database:
         """Close every connection."""
         self.engine.dispose()
 
+    def rows(self, query: sa.Executable) -> Sequence[Any]:
+        """Return all rows of one query."""
+        with self.read() as connection:
+            return connection.execute(query).all()
+
+    def value(self, query: sa.Executable) -> Any:
+        """Return the first column of a query's first row; None where there is no row."""
+        with self.read() as connection:
+            return connection.execute(query).scalar()
+
     @contextmanager
-    def write(self, *, seconds: float | None = None) -> Iterator[sa.Connection]:
+    def write(self, *, alone: bool = False, seconds: float | None = None) -> Iterator[sa.Connection]:
         """Run one writing transaction; commit at the end, roll back on any error.
 
         On PostgreSQL each statement sees what was committed before it, so that what it waited for is compared anew.
+        ``alone``: wait until no other transaction that is alone runs, such as one that adds jobs. (SQLite has one
+        writer at a time anyway.)
         """
-        options: dict[str, Any] = {"isolation_level": "READ COMMITTED"}
-        if self.is_sqlite:
-            options = {"akool_begin": "BEGIN IMMEDIATE"}
-        with self._transaction(options, seconds) as connection:
+        options = {"akool_begin": "BEGIN IMMEDIATE"} if self.is_sqlite else {"isolation_level": "READ COMMITTED"}
+        with self._transaction(options, seconds or self._answer_timeout) as connection:
+            if alone and not self.is_sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(postgres.LOCK)))
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Run one reading transaction in which every query sees the same snapshot."""
         options = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
-        with self._transaction(options) as connection:
+        with self._transaction(options, self._answer_timeout) as connection:
             yield connection
 
     @contextmanager
-    def _transaction(self, options: Mapping[str, Any], seconds: float | None = None) -> Iterator[sa.Connection]:
+    def _transaction(self, options: Mapping[str, Any], seconds: float) -> Iterator[sa.Connection]:
         with self._reported(), ExitStack() as stack:
-            begun = self._begun_sqlite if self.is_sqlite else self._begun_postgres
             try:
-                connection = stack.enter_context(begun(options, seconds or self._answer_timeout))
+                connection = stack.enter_context(self._begun(options, seconds))
             except exc.DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
                 # The server had ended the pooled connection since its last use: nothing was asked of it yet.
-                connection = stack.enter_context(begun(options, seconds or self._answer_timeout))
+                connection = stack.enter_context(self._begun(options, seconds))
             yield connection
 
     @contextmanager
-    def _begun_sqlite(self, options: Mapping[str, Any], _seconds: float) -> Iterator[sa.Connection]:
-        with self.engine.connect().execution_options(**options) as connection, connection.begin():
-            yield connection
-
-    @contextmanager
-    def _begun_postgres(self, options: Mapping[str, Any], seconds: float) -> Iterator[sa.Connection]:
-        with (
-            postgres.cut_off_after(self.engine, seconds, self.shown) as cut_off,
-            self.engine.connect().execution_options(**options) as connection,
-        ):
-            cut_off.watch(connection.connection.dbapi_connection)  # it may be one from the pool
-            with connection.begin():
+    def _begun(self, options: Mapping[str, Any], seconds: float) -> Iterator[sa.Connection]:
+        bound = nullcontext() if self.is_sqlite else postgres.cut_off_after(seconds, self.shown)
+        with bound, self.engine.connect().execution_options(**options) as connection, connection.begin():
+            if not self.is_sqlite:
                 postgres.bound_transaction(connection, self._busy_timeout, seconds)
-                yield connection
+            yield connection
 
     def require(self) -> None:
         """Raise unless a ledger of exactly this code's version is there and may be written."""
@@ -197,8 +196,11 @@ class Database:
             )
         self._write_ahead()
 
-    def create_or_upgrade(self) -> None:
-        """Bring the database to this code's schema. Safe to run twice, and by two processes at once."""
+    def create_or_upgrade(self, now: int) -> None:
+        """Bring the database to this code's schema. Safe to run twice, and by two processes at once.
+
+        ``now``: when a new ledger was created, in milliseconds.
+        """
         if self.is_sqlite:
             path = Path(self.url.database or "")
             try:
@@ -212,7 +214,7 @@ class Database:
             self._require_not_newer(version)
         if version != SCHEMA_VERSION:
             self._write_ahead()
-            self._migrate()
+            self._migrate(now)
 
     def version(self) -> str | None:
         """Return the schema's version, or None where there is no ledger."""
@@ -227,18 +229,17 @@ class Database:
             row = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).first()  # noqa: S608
             return None if row is None else str(row[0])
 
-    def _migrate(self) -> None:
+    def _migrate(self, now: int) -> None:
         from alembic import command
         from alembic.config import Config
 
         config = Config()
         config.set_main_option("script_location", "akool_dagster.ledger:migrations")
-        with self.write(seconds=postgres.MIGRATION_SECONDS) as connection:
-            if not self.is_sqlite:
-                # Two processes may create the ledger at once. (SQLite's write transaction excludes that.)
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(postgres.CREATION_LOCK)))
+        with self.write(alone=True, seconds=postgres.MIGRATION_SECONDS) as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            row = {"id": 1, "ledger_id": str(uuid.uuid4()), "version": 0, "created_at": now}
+            connection.execute(self.insert(ledger).values(row).on_conflict_do_nothing())
 
     def _write_ahead(self) -> None:
         # The file remembers the mode. So it is set only once the file is known to be, or to become, a ledger:
@@ -275,7 +276,7 @@ class Database:
 
 
 _FAULTS = (exc.IntegrityError, exc.ProgrammingError, exc.DataError)
-"""Ours, not the database's: they are not hidden behind a message that says to try again."""
+"""Faults of this code, not of the database: raised as they are, without advice to try again."""
 
 
 def _set_up_sqlite_connection(connection: Any, _record: object) -> None:

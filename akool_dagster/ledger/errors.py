@@ -6,7 +6,7 @@ from akool_dagster.errors import AkoolDagsterError
 
 
 class LedgerError(AkoolDagsterError):
-    """Any trouble with the job ledger."""
+    """The base class of every error of the job ledger."""
 
 
 class LedgerUrlError(LedgerError):

@@ -9,6 +9,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from akool_dagster.ledger.database import Database
+from akool_dagster.ledger.part import LedgerPart
 from akool_dagster.ledger.records import FINAL_STATES, Job, JobState, VideoState
 from akool_dagster.ledger.rows import JOB_COLUMNS
 from akool_dagster.ledger.schema import (
@@ -44,7 +45,7 @@ class BrokenRule:
 
 
 class Concern(StrEnum):
-    """What a group of jobs waits for, or calls somebody for."""
+    """What a group of jobs waits for, or needs a person for."""
 
     OVERDUE_POLL = "overdue_poll"
     UNUSABLE_ANSWER = "unusable_answer"
@@ -59,20 +60,15 @@ class Concern(StrEnum):
     AHEAD = "ahead"
 
 
-class Inspection:
+class Inspection(LedgerPart):
     """Reads one account; changes nothing."""
-
-    def __init__(self, database: Database, account: str) -> None:
-        self._database = database
-        self._account = account
 
     def states(self, start: int, end: int) -> dict[str, str]:
         """Return the state, by id, of the jobs with ``start <= partition_at < end``."""
         query = sa.select(jobs.c.job_id, jobs.c.state).where(
             jobs.c.account == self._account, jobs.c.partition_at >= start, jobs.c.partition_at < end
         )
-        with self._database.read() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+        return dict(self._database.rows(query))
 
     def groups(self, now: int, overdue_ms: int, expiry_ms: int) -> dict[Concern, JobGroup]:
         """Return the jobs that wait for something, by what for. Those without any are left out.
@@ -106,12 +102,11 @@ class Inspection:
     def last_poll_at(self) -> int | None:
         """Return when an answer was last recorded."""
         query = sa.select(sa.func.max(jobs.c.last_polled_at)).where(jobs.c.account == self._account)
-        with self._database.read() as connection:
-            at: int | None = connection.execute(query).scalar()
-            return at
+        at: int | None = self._database.value(query)
+        return at
 
     def broken_rules(self) -> list[BrokenRule]:
-        """Return which of the rules that hold at every moment do not."""
+        """Return the rules that the account's rows break."""
         counter = sa.select(ledger.c.version).scalar_subquery()
         rules = {
             "no version is above the ledger's counter": jobs.c.version > counter,
@@ -124,14 +119,10 @@ class Inspection:
                 & (jobs.c.status != sa.case((jobs.c.state == JobState.COMPLETED, 3), else_=4))
             ),
         }
-        broken = []
+        found = sa.select(sa.func.count(), sa.func.min(jobs.c.job_id)).where(jobs.c.account == self._account)
         with self._database.read() as connection:
-            for rule, violation in rules.items():
-                query = sa.select(sa.func.count(), sa.func.min(jobs.c.job_id))
-                number, example = connection.execute(query.where(jobs.c.account == self._account, violation)).one()
-                if number:
-                    broken.append(BrokenRule(rule=rule, number=number, example=example))
-        return broken
+            counted = {rule: connection.execute(found.where(violation)).one() for rule, violation in rules.items()}
+        return [BrokenRule(rule=rule, number=row[0], example=row[1]) for rule, row in counted.items() if row[0]]
 
 
 def damage(database: Database) -> list[str]:

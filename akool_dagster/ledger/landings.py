@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from akool_dagster.base.clock import Clock
 from akool_dagster.base.partitions import END_OF_TIME
-from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.errors import GranularityError, LeaseLostError
-from akool_dagster.ledger.polling import set_account_value
+from akool_dagster.ledger.part import LedgerPart
 from akool_dagster.ledger.records import DirtyPartition, JobState
 from akool_dagster.ledger.schema import HOUR_MS, IS_TOMBSTONE, accounts, hours, jobs, landed, leases
 from akool_dagster.ledger.transitions import DAY_MS
@@ -41,13 +39,8 @@ class PartitionSnapshot:
         yield from self._connection.execute(query, execution_options={"yield_per": rows}).partitions()
 
 
-class LandingLedger:
+class LandingLedger(LedgerPart):
     """The landings of one account."""
-
-    def __init__(self, database: Database, account: str, clock: Clock) -> None:
-        self._database = database
-        self._account = account
-        self._clock = clock
 
     def dirty(self, partition_ms: int, tables: Collection[str], *, videos: bool) -> list[DirtyPartition]:
         """Return the partitions whose versions are above the lowest that an enabled asset has landed, by start.
@@ -69,18 +62,14 @@ class LandingLedger:
         videos_are_dirty = asked.c.videos_version > self._lowest_landed(asked.c.start, [VIDEOS] if videos else [])
         query = (
             sa.select(
-                asked.c.start,
-                sa.case((tables_are_dirty, asked.c.tables_version), else_=0),
-                sa.case((videos_are_dirty, asked.c.videos_version), else_=0),
+                asked.c.start.label("partition_at"),
+                sa.case((tables_are_dirty, asked.c.tables_version), else_=0).label("tables_version"),
+                sa.case((videos_are_dirty, asked.c.videos_version), else_=0).label("videos_version"),
             )
             .where(tables_are_dirty | videos_are_dirty)
             .order_by(asked.c.start)
         )
-        with self._database.read() as connection:
-            return [
-                DirtyPartition(partition_at=at, tables_version=of_tables, videos_version=of_videos)
-                for at, of_tables, of_videos in connection.execute(query)
-            ]
+        return [DirtyPartition(**row._mapping) for row in self._database.rows(query)]
 
     def _lowest_landed(self, start: sa.ColumnElement[int], assets: Collection[str]) -> sa.ColumnElement[int]:
         if not assets:
@@ -97,8 +86,7 @@ class LandingLedger:
         query = sa.select(landed.c.partition_at, landed.c.asset, landed.c.version).where(
             landed.c.account == self._account, landed.c.partition_at >= start, landed.c.partition_at < end
         )
-        with self._database.read() as connection:
-            return {(at, asset): version for at, asset, version in connection.execute(query)}
+        return {(at, asset): version for at, asset, version in self._database.rows(query)}
 
     def record_landed(
         self, kind: str, partition_key: str, owner: str, partition_at: int, asset: str, version: int
@@ -154,20 +142,16 @@ class LandingLedger:
     def forgotten(self) -> frozenset[str]:
         """Return the ids that were forgotten."""
         query = sa.select(jobs.c.job_id).where(jobs.c.account == self._account, jobs.c.state == JobState.FORGOTTEN)
-        with self._database.read() as connection:
-            return frozenset(connection.execute(query).scalars())
+        return frozenset(row[0] for row in self._database.rows(query))
 
     # What is written down of the account
 
     def settle_granularity(self, granularity: str) -> None:
         """Write down the account's granularity at its first tick. Raises `GranularityError` for another one later."""
-        known = self._value(accounts.c.granularity)
-        if known is None:  # of two first ticks at once, the later one finds what the other wrote
-            self._write(
-                {"granularity": granularity}, {"granularity": sa.func.coalesce(accounts.c.granularity, granularity)}
-            )
-            known = self._value(accounts.c.granularity)
-        if known != granularity:
+        if self.granularity() is None:  # of two first ticks at once, the later one finds what the other wrote
+            kept = sa.func.coalesce(accounts.c.granularity, granularity)
+            self._set_account_values({"granularity": granularity}, {"granularity": kept})
+        if (known := self.granularity()) != granularity:
             raise GranularityError(
                 f"The partitions of {self._account} are {known}, as its first tick wrote down, but the definitions "
                 f"say {granularity}. Set granularity={known!r} again, or give the {granularity} partitions a prefix of "
@@ -176,25 +160,25 @@ class LandingLedger:
 
     def granularity(self) -> str | None:
         """Return the account's granularity; None before the first tick."""
-        value: str | None = self._value(accounts.c.granularity)
+        value: str | None = self._account_value(accounts.c.granularity)
         return value
 
     def enabled_assets(self) -> list[str]:
         """Return the assets that the deployment lands, as the last tick wrote down."""
-        return [asset for asset in str(self._value(accounts.c.assets) or "").split(",") if asset]
+        return [asset for asset in str(self._account_value(accounts.c.assets) or "").split(",") if asset]
 
     def set_enabled_assets(self, assets: Sequence[str]) -> None:
         """Write down which assets the deployment lands, when that has changed."""
         if self.enabled_assets() != list(assets):
-            set_account_value(self._database, self._account, "assets", ",".join(assets))
+            self._set_account_values({"assets": ",".join(assets)})
 
     def root_is_marked(self) -> bool:
         """Return whether a storage root was marked as this ledger's, so that a missing marker means a missing mount."""
-        return bool(self._value(accounts.c.root_marked))
+        return bool(self._account_value(accounts.c.root_marked))
 
     def note_marked_root(self) -> None:
         """Remember that a storage root was marked as this ledger's."""
-        set_account_value(self._database, self._account, "root_marked", True)
+        self._set_account_values({"root_marked": True})
 
     def note_start(self, milliseconds: int) -> None:
         """Remember how long a run took from its launch to its lease, if no run of the day took longer."""
@@ -202,7 +186,7 @@ class LandingLedger:
         is_longer = (accounts.c.slowest_start_day == day) & (accounts.c.slowest_start_ms > milliseconds)
         longest = sa.case((is_longer, accounts.c.slowest_start_ms), else_=milliseconds)
         values = {"slowest_start_day": day, "slowest_start_ms": milliseconds}
-        self._write(values, values | {"slowest_start_ms": longest})
+        self._set_account_values(values, values | {"slowest_start_ms": longest})
 
     def slowest_start_ms(self) -> int:
         """Return the longest time from a run's launch to its lease today, or on the day before while today has none.
@@ -210,18 +194,6 @@ class LandingLedger:
         0 when none is known.
         """
         day = self._clock.now_ms() // DAY_MS
-        query = sa.select(accounts.c.slowest_start_ms).where(
-            accounts.c.account == self._account, accounts.c.slowest_start_day.between(day - 1, day)
-        )
-        with self._database.read() as connection:
-            return int(connection.execute(query).scalar() or 0)
-
-    def _write(self, values: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
-        """Write the account's first row, or change the one that is there, in one statement."""
-        statement = self._database.insert(accounts).values({"account": self._account, **values})
-        with self._database.write() as connection:
-            connection.execute(statement.on_conflict_do_update(index_elements=[accounts.c.account], set_=changes))
-
-    def _value(self, column: sa.Column[Any]) -> Any:
-        with self._database.read() as connection:
-            return connection.execute(sa.select(column).where(accounts.c.account == self._account)).scalar()
+        is_recent = accounts.c.slowest_start_day.between(day - 1, day)
+        query = sa.select(accounts.c.slowest_start_ms).where(accounts.c.account == self._account, is_recent)
+        return int(self._database.value(query) or 0)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 import sqlalchemy as sa
 
 from akool_dagster.base.clock import Clock, Deadline
-from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.errors import LeaseHeldError, LeaseLostError, LedgerUnavailableError
+from akool_dagster.ledger.part import LedgerPart
 from akool_dagster.ledger.records import LEASE_MS, LeaseFacts
 from akool_dagster.ledger.schema import leases
 
@@ -23,13 +22,8 @@ IDLE_SECONDS = 1800.0
 """How long a lease is renewed after its last `HeldLease.check`: longer than any one effect takes."""
 
 
-class Leases:
+class Leases(LedgerPart):
     """The leases of one account's partitions."""
-
-    def __init__(self, database: Database, account: str, clock: Clock) -> None:
-        self._database = database
-        self._account = account
-        self._clock = clock
 
     def take(self, kind: str, partition_key: str, owner: str) -> LeaseFacts | None:
         """Take or renew a lease; return None when it is ours, else who holds it."""
@@ -54,15 +48,14 @@ class Leases:
         return self._set_expiry(kind, partition_key, owner, self._clock.now_ms() + LEASE_MS)
 
     def release(self, kind: str, partition_key: str, owner: str) -> None:
-        """End our lease. Who held it last stays known."""
+        """End our lease. The last owner stays known."""
         self._set_expiry(kind, partition_key, owner, 0)
 
     def facts(self, kind: str) -> dict[str, LeaseFacts]:
         """Return the last lease of every partition of a kind, live or not."""
         query = sa.select(leases.c.partition_key, leases.c.owner, leases.c.expires_at)
-        with self._database.read() as connection:
-            rows = connection.execute(query.where(leases.c.account == self._account, leases.c.kind == kind))
-            return {key: LeaseFacts(owner=owner, expires_at=expires_at) for key, owner, expires_at in rows}
+        rows = self._database.rows(query.where(leases.c.account == self._account, leases.c.kind == kind))
+        return {key: LeaseFacts(owner=owner, expires_at=expires_at) for key, owner, expires_at in rows}
 
     def acquire(self, kind: str, partition_key: str, owner: str) -> HeldLease:
         """Take the lease of a partition, waiting up to 75 s for another run's, and renew it until `HeldLease.release`.
@@ -133,12 +126,7 @@ class HeldLease:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def _keep_renewing(self) -> None:

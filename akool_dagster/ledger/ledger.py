@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from types import TracebackType
 from typing import Self
 
 import sqlalchemy as sa
@@ -11,8 +9,7 @@ import sqlalchemy as sa
 from akool_dagster.base.accounts import check_account
 from akool_dagster.base.clock import Clock, SystemClock
 from akool_dagster.ledger.account import AccountLedger
-from akool_dagster.ledger.database import HOW_TO_CREATE, Database
-from akool_dagster.ledger.errors import LedgerMissingError
+from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.schema import accounts, jobs, ledger
 from akool_dagster.ledger.transitions import Limits
 
@@ -38,10 +35,7 @@ class JobLedger:
         database = Database(url, busy_timeout=busy_timeout)
         try:
             database.require()
-            with database.read() as connection:
-                ledger_id = connection.execute(sa.select(ledger.c.ledger_id)).scalar()
-            if ledger_id is None:
-                raise LedgerMissingError(f"The ledger {database.shown} was not finished. {HOW_TO_CREATE}")
+            ledger_id = database.value(sa.select(ledger.c.ledger_id))
             return cls(database, ledger_id, clock or SystemClock(), limits or Limits())
         except BaseException:
             database.close()
@@ -54,11 +48,7 @@ class JobLedger:
         """Open the ledger at the URL, creating or upgrading it first where needed."""
         database = Database(url, busy_timeout=busy_timeout)
         try:
-            database.create_or_upgrade()
-            row = {"id": 1, "ledger_id": str(uuid.uuid4()), "version": 0}
-            row["created_at"] = (clock or SystemClock()).now_ms()
-            with database.write() as connection:
-                connection.execute(database.insert(ledger).values(row).on_conflict_do_nothing())
+            database.create_or_upgrade((clock or SystemClock()).now_ms())
         finally:
             database.close()
         return cls.open(url, clock=clock, limits=limits, busy_timeout=busy_timeout)
@@ -70,14 +60,12 @@ class JobLedger:
 
     def accounts(self) -> list[str]:
         """Return every account that the ledger knows of, in order."""
-        with self._database.read() as connection:
-            known = sa.union(sa.select(jobs.c.account), sa.select(accounts.c.account))
-            return sorted(connection.execute(known).scalars())
+        known = sa.union(sa.select(jobs.c.account), sa.select(accounts.c.account))
+        return sorted(row[0] for row in self._database.rows(known))
 
     def version(self) -> int:
         """Return the ledger's counter."""
-        with self._database.read() as connection:
-            return int(connection.execute(sa.select(ledger.c.version)).scalar_one())
+        return int(self._database.value(sa.select(ledger.c.version)))
 
     @property
     def shown_url(self) -> str:
@@ -91,10 +79,5 @@ class JobLedger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
-from typing import Any
 
 import sqlalchemy as sa
 
 from akool_dagster.base.clock import Clock
 from akool_dagster.ledger.database import Database
+from akool_dagster.ledger.part import LedgerPart
 from akool_dagster.ledger.records import ClaimedJob, JobState, Observation, RecordReport
 from akool_dagster.ledger.rows import ask_for_landing, chunks, next_version, update_locked_jobs, update_of
 from akool_dagster.ledger.schema import IS_PENDING, VIDEO_IS_PENDING, accounts, jobs
@@ -52,13 +52,11 @@ _RELEASE = update_of(("next_poll_at",)).where(jobs.c.settled_at.is_(None))
 _SET_CALL_SIZE = update_of(("call_size",)).where(jobs.c.settled_at.is_(None))
 
 
-class PollingLedger:
+class PollingLedger(LedgerPart):
     """Polling of one account."""
 
     def __init__(self, database: Database, account: str, clock: Clock, limits: Limits) -> None:
-        self._database = database
-        self._account = account
-        self._clock = clock
+        super().__init__(database, account, clock)
         self._limits = limits
 
     def not_before(self) -> int:
@@ -67,7 +65,7 @@ class PollingLedger:
 
     def hold(self, until: int) -> None:
         """Remember that Akool asked this account not to call again before a time."""
-        self._set_account_value("poll_not_before", until)
+        self._set_account_values({"poll_not_before": until})
 
     def call_limit(self) -> int | None:
         """Return the longest call that Akool answers for this account; None when none is known to be too long."""
@@ -76,7 +74,7 @@ class PollingLedger:
 
     def set_call_limit(self, limit: int | None) -> None:
         """Remember the longest call that Akool answers for this account."""
-        self._set_account_value("call_limit", limit)
+        self._set_account_values({"call_limit": limit})
 
     def clamp_future_schedule(self) -> None:
         """Set to now what lies further ahead than any wait is: it was set under a clock that has been set back since.
@@ -166,18 +164,3 @@ class PollingLedger:
             abandoned=states.count(JobState.ABANDONED),
             changed=len(shown),
         )
-
-    def _account_value(self, column: sa.Column[Any]) -> Any:
-        with self._database.read() as connection:
-            return connection.execute(sa.select(column).where(accounts.c.account == self._account)).scalar()
-
-    def _set_account_value(self, name: str, value: object) -> None:
-        set_account_value(self._database, self._account, name, value)
-
-
-def set_account_value(database: Database, account: str, name: str, value: object) -> None:
-    """Write one column of the account's row."""
-    statement = database.insert(accounts).values({"account": account, name: value})
-    statement = statement.on_conflict_do_update(index_elements=[accounts.c.account], set_={name: value})
-    with database.write() as connection:
-        connection.execute(statement)

@@ -36,8 +36,8 @@ ANSWER_SECONDS = 60.0
 MIGRATION_SECONDS = 900.0
 """How long an upgrade of the schema may take: it may build an index over every job."""
 
-CREATION_LOCK = 0x616B6F6F6C
-"""The advisory lock that whoever creates or upgrades a ledger holds: ``akool`` in ASCII."""
+LOCK = 0x616B6F6F6C
+"""The advisory lock of transactions that must be alone: ``akool`` in ASCII."""
 
 REFUSALS = frozenset({"42501", "3F000"})
 """SQLSTATEs of a role that may not do this here, and of a search path without a schema to create in."""
@@ -49,11 +49,10 @@ def connect_options(url: sa.URL) -> dict[str, Any]:
 
 
 def bound_transaction(connection: sa.Connection, lock_seconds: float, seconds: float) -> None:
-    """Let the server end a transaction that waits or works too long, or whose client is gone without a word.
+    """Let the server end this transaction when it waits or works too long, or when its client stands still.
 
-    And let a commit last from the moment it is acknowledged, also where the server's default is otherwise.
-    Said at the start of each transaction, for that transaction: what is said to a session may reach another client, or
-    none, where a pooler such as PgBouncer stands between.
+    A commit lasts from its acknowledgement on, also where the server's default is otherwise. The settings are the
+    transaction's own: behind a pooler such as PgBouncer, those of a session may reach another client, or none.
     """
     connection.execute(_BOUNDS, {"lock": _milliseconds(lock_seconds), "all": _milliseconds(seconds)})
 
@@ -72,53 +71,54 @@ def _milliseconds(seconds: float) -> str:
 
 
 class CutOff:
-    """Shuts the socket that it watches when its time is over.
+    """Shuts the sockets that one transaction uses when its time is over.
 
-    psycopg2 waits inside libpq, without a limit of its own; an end of file is what wakes it.
+    psycopg2 waits inside libpq, without a limit of its own, and an end of file is what wakes it. libpq's keepalives
+    and ``tcp_user_timeout`` end a wait for a network that is gone, but not for a process that is stopped, nor for a
+    pooler that pauses: the system's kernel goes on acknowledging for those.
     """
 
     def __init__(self) -> None:
         self.happened = False
-        self._ended = False
-        self._line: socket.socket | None = None
-        self._guard = threading.Lock()
+        self._sockets: list[socket.socket] = []
 
     def watch(self, connection: Any) -> None:
-        """Watch a driver's connection from now on, and no other."""
-        with self._guard:
-            if self._line is not None:
-                self._line.close()
-            # A copy of the descriptor: the number of a closed one may belong to another file by the time it is used.
-            self._line = socket.socket(fileno=os.dup(connection.fileno()))
-            if self.happened:
-                self._shut()
+        """Watch a driver's connection from now on."""
+        # A copy of the descriptor: the number of a closed one may belong to another file by the time it is used.
+        self._sockets.append(socket.socket(fileno=os.dup(connection.fileno())))
+        if self.happened:
+            self.cut()
 
     def cut(self) -> None:
         """Shut what is watched, and whatever will be."""
-        with self._guard:
-            if not self._ended:
-                self.happened = True
-                self._shut()
-
-    def end(self) -> None:
-        """Watch nothing any more."""
-        with self._guard:
-            self._ended = True
-            if self._line is not None:
-                self._line.close()
-
-    def _shut(self) -> None:
-        if self._line is not None:
+        self.happened = True
+        for watched in tuple(self._sockets):
             with suppress(OSError):  # the server closed it first
-                self._line.shutdown(socket.SHUT_RDWR)
+                watched.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        for watched in self._sockets:
+            watched.close()
 
 
-# SQLAlchemy asks a new connection several things before it hands it out, so it must be watched from its first moment.
 _cut_off: ContextVar[CutOff | None] = ContextVar("akool_dagster_ledger_cut_off", default=None)
 
 
+def cut_off_connections(engine: sa.Engine) -> None:
+    """Let the connections of an engine be watched by the `cut_off_after` that they are used in."""
+
+    def watch(connection: Any, *_: object) -> None:
+        if (cut_off := _cut_off.get()) is not None:
+            cut_off.watch(connection)
+
+    # First of all: SQLAlchemy asks a new connection several things before the connection is handed out.
+    sa.event.listen(engine, "connect", watch, insert=True)
+    sa.event.listen(engine, "checkout", watch, insert=True)
+
+
 @contextmanager
-def cut_off_after(engine: sa.Engine, seconds: float, shown: str) -> Iterator[CutOff]:
+def cut_off_after(seconds: float, shown: str) -> Iterator[None]:
     """Raise `LedgerUnavailableError` when the block, connecting included, waits for the server beyond that time."""
     cut_off = CutOff()
     timer = threading.Timer(seconds, cut_off.cut)
@@ -126,8 +126,8 @@ def cut_off_after(engine: sa.Engine, seconds: float, shown: str) -> Iterator[Cut
     timer.start()
     token = _cut_off.set(cut_off)
     try:
-        yield cut_off
-    except (exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:  # a raw one, while SQLAlchemy gets acquainted
+        yield
+    except Exception as error:
         if not cut_off.happened:
             raise
         raise LedgerUnavailableError(
@@ -135,16 +135,9 @@ def cut_off_after(engine: sa.Engine, seconds: float, shown: str) -> Iterator[Cut
         ) from error
     finally:
         _cut_off.reset(token)
-        cut_off.end()
         timer.cancel()
-
-
-def connect_watched(dialect: Any, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
-    """Connect, for SQLAlchemy's event ``do_connect``, and let the cut-off of this context watch the connection."""
-    connection = dialect.loaded_dbapi.connect(*arguments, **options)
-    if (cut_off := _cut_off.get()) is not None:
-        cut_off.watch(connection)
-    return connection
+        timer.join()  # so that it shuts no connection that is in the pool again
+        cut_off.close()
 
 
 def is_refusal(error: exc.DBAPIError) -> bool:

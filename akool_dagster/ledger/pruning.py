@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import sqlalchemy as sa
 
-from akool_dagster.base.clock import Clock
-from akool_dagster.base.partitions import END_OF_TIME
-from akool_dagster.ledger.database import Database
+from akool_dagster.ledger.part import Change, LedgerPart
 from akool_dagster.ledger.records import Job, JobState, VideoState
-from akool_dagster.ledger.rows import (
-    ask_for_landing,
-    chunks,
-    insert_jobs,
-    locked_jobs,
-    new_job_row,
-    next_version,
-    update_jobs,
-)
+from akool_dagster.ledger.rows import chunks, locked_jobs, new_job_row
 from akool_dagster.ledger.schema import IS_TOMBSTONE, jobs
 
 _KEPT_FIELDS = frozenset({"account", "job_id", "partition_at", "state", "settled_at", "video_state"})
@@ -41,13 +31,8 @@ def emptied(job: Job) -> Job:
     return replace(job, **_EMPTIED)  # type: ignore[arg-type]
 
 
-class Pruning:
+class Pruning(LedgerPart):
     """Prunes one account, and forgets jobs. Whoever prunes holds both leases of the partition."""
-
-    def __init__(self, database: Database, account: str, clock: Clock) -> None:
-        self._database = database
-        self._account = account
-        self._clock = clock
 
     def prunable(self, start: int, end: int) -> dict[str, str]:
         """Return the state, by id, of the jobs of a partition that failed, or whose video is stored or lost."""
@@ -57,10 +42,9 @@ class Pruning:
             jobs.c.partition_at < end,
             _IS_SETTLED_WITH_PAYLOAD,
         )
-        with self._database.read() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+        return dict(self._database.rows(query))
 
-    def prune(self, job_ids: Iterable[str], until: int = END_OF_TIME) -> int:
+    def prune(self, job_ids: Iterable[str], until: int) -> int:
         """Empty these jobs to tombstones; return how many were not empty.
 
         Jobs that changed after the version ``until``, which the tables have landed, stay as they are.
@@ -74,45 +58,34 @@ class Pruning:
                 pruned += connection.execute(statement.values(_EMPTIED)).rowcount
         return pruned
 
-    def tombstones(self, start: int = 0, end: int = END_OF_TIME) -> list[str]:
-        """Return the tombstones with ``start <= partition_at < end``, by id."""
-        where = (jobs.c.account == self._account, jobs.c.partition_at >= start, jobs.c.partition_at < end)
-        query = sa.select(jobs.c.job_id).where(*where, IS_TOMBSTONE).order_by(jobs.c.job_id)
-        with self._database.read() as connection:
-            return list(connection.execute(query).scalars())
+    def tombstones(self) -> list[str]:
+        """Return the ids of the tombstones, in order."""
+        where = (jobs.c.account == self._account, IS_TOMBSTONE)
+        return [row[0] for row in self._database.rows(sa.select(jobs.c.job_id).where(*where).order_by(jobs.c.job_id))]
 
     def partitions_of(self, job_ids: Collection[str]) -> dict[str, int]:
         """Return the ``partition_at`` of those of these jobs that the ledger knows."""
         found: dict[str, int] = {}
         for chunk in chunks(sorted(job_ids)):
-            query = sa.select(jobs.c.job_id, jobs.c.partition_at).where(
-                jobs.c.account == self._account, jobs.c.job_id.in_(chunk)
-            )
-            with self._database.read() as connection:
-                found |= {row[0]: row[1] for row in connection.execute(query)}
+            where = (jobs.c.account == self._account, jobs.c.job_id.in_(chunk))
+            found |= self._database.rows(sa.select(jobs.c.job_id, jobs.c.partition_at).where(*where))
         return found
 
     def forget(self, job_ids: Collection[str]) -> None:
         """Leave an id and no more of these jobs, known or not, so that no landing brings their rows back."""
-        for chunk in chunks(sorted(job_ids)):
-            self._forget_chunk(chunk)
-
-    def _forget_chunk(self, job_ids: Sequence[str]) -> None:
         now = self._clock.now_ms()
-        with self._database.write() as connection:
-            known = locked_jobs(connection, self._account, job_ids)
-            version = next_version(connection, self._clock.now_us())
-            changed = [replace(_forgotten(job), version=version) for job in known]
-            update_jobs(connection, self._account, _FORGOTTEN_FIELDS, changed)
-            new = set(job_ids) - {job.job_id for job in known}
-            rows = [new_job_row(self._account, job_id, {}, now, version) for job_id in sorted(new)]
-            added = insert_jobs(self._database, connection, [row | _FORGOTTEN for row in rows])
-            # A run that froze with a row in its hands may write it later: the next landing drops it.
-            at = [job.partition_at for job in known]
-            ask_for_landing(self._database, connection, self._account, version, tables=at, videos=at)
-        # On PostgreSQL another process may have tracked them at the same time: they are known by now.
-        if raced := sorted(new - added):
-            self._forget_chunk(raced)
+        for chunk in chunks(sorted(set(job_ids))):
+            with self._database.write(alone=True) as connection:
+                known = {job.job_id: job for job in locked_jobs(connection, self._account, chunk)}
+                new = (new_job_row(self._account, job_id, {}, now, 0) for job_id in chunk if job_id not in known)
+                changes: list[Change] = [(job, _forgotten(job)) for job in known.values()]
+                changes += [(None, _forgotten(Job(**row))) for row in new]
+                self._write_jobs(connection, changes, _asks)
+
+
+def _asks(before: Job | None, _after: Job) -> tuple[bool, bool]:
+    # A run that froze with a row in its hands may write the row later: the next landing drops it.
+    return before is not None, before is not None
 
 
 _FORGOTTEN = {name: value for name, value in _EMPTIED.items() if name != "version"} | {
@@ -120,7 +93,6 @@ _FORGOTTEN = {name: value for name, value in _EMPTIED.items() if name != "versio
     "settled_at": None,
     "video_state": None,
 }
-_FORGOTTEN_FIELDS = (*_FORGOTTEN, "version")
 
 
 def _forgotten(job: Job) -> Job:

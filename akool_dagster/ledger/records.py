@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import TypeVar
+from typing import Self
 
 from akool_dagster.base.job_ids import JOB_ID_PATTERN, OBJECT_ID_PATTERN, normalise_id
 from akool_dagster.ledger.errors import InvalidJobError
@@ -59,7 +59,17 @@ class TrackRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrackReport:
+class Report:
+    """What a call did, in numbers that add up over several transactions."""
+
+    def __add__(self, other: Self) -> Self:
+        return replace(
+            self, **{name.name: getattr(self, name.name) + getattr(other, name.name) for name in fields(self)}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackReport(Report):
     """What tracking did, in numbers of distinct ids."""
 
     added: int = 0
@@ -68,12 +78,9 @@ class TrackReport:
     relabelled: int = 0
     reopened: int = 0
     pruned: int = 0
-    """Known ones that ended and were pruned: nothing of them changes."""
+    """Known jobs that were pruned: nothing of these jobs changes."""
     forgotten: int = 0
-    """Known ones that were forgotten: they stay so."""
-
-    def __add__(self, other: TrackReport) -> TrackReport:
-        return _sum(self, other)
+    """Known jobs that were forgotten: these jobs stay forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +106,7 @@ class Job:
     urlless_polls: int
     """Answers with status 3 and no usable ``video_url``, so far."""
     call_size: int | None
-    """The most ids in a call that asks for this one; null unless a call with this id failed."""
+    """The most ids in a call that asks for this job; null unless a call with this id failed."""
     last_polled_at: int | None
     last_code: int | None
     last_error: str | None
@@ -108,7 +115,7 @@ class Job:
     settled_at: int | None
     failure_reason: str | None
     payload: str | None
-    """JSON text of the last answer's row, redacted. Null once it was pruned."""
+    """JSON text of the last answer's row, redacted. Null once the job was pruned."""
     version: int
     """The ledger's counter at the last change that a table shows, in microseconds of that time or a little more."""
     video_state: str | None
@@ -162,7 +169,7 @@ class Unanswered:
     job_id: str
     error: str
     others_answered: bool = False
-    """Whether Akool answered for other ids meanwhile: then the trouble is the id's, and a job may grow too old."""
+    """Whether Akool answered for other ids meanwhile: the trouble is with this id, and its job may grow too old."""
 
 
 Observation = Answered | Missed | Unreadable | Unanswered
@@ -175,11 +182,11 @@ class ClaimedJob:
     job_id: str
     call_size: int | None
     due_at: int
-    """When it was due, for whoever gives it back without asking."""
+    """When the job was due. A pass that releases the job without asking Akool restores this time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordReport:
+class RecordReport(Report):
     """What recording answers changed, in numbers of jobs."""
 
     completed: int = 0
@@ -188,9 +195,6 @@ class RecordReport:
     abandoned: int = 0
     changed: int = 0
     """Jobs whose row in a table now reads differently, the settled ones included."""
-
-    def __add__(self, other: RecordReport) -> RecordReport:
-        return _sum(self, other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,9 +220,9 @@ class VideoFailure:
     next_at: int | None = None
     """When a pending video is tried again."""
     refused: bool = False
-    """Whether the verifier refused what was served."""
+    """Whether the verifier refused the file that Akool served."""
     counts: bool = True
-    """Whether this was an attempt. It was none when what was served could not be kept."""
+    """Whether this was an attempt. A refused file that could not be kept counts as no attempt."""
 
     def __post_init__(self) -> None:
         if (self.state == VideoState.PENDING) != (self.next_at is not None):
@@ -279,12 +283,12 @@ class LeaseFacts:
     expires_at: int
 
     def is_live(self, now_ms: int) -> bool:
-        """Return whether it is held now. One that ends later than any lease can was taken under a wrong clock."""
+        """Return whether the lease is held now. An end later than any lease can have comes from a wrong clock."""
         return now_ms < self.expires_at <= now_ms + 2 * LEASE_MS
 
     @property
     def was_released(self) -> bool:
-        """Return whether its owner gave it back: it did not run out."""
+        """Return whether the owner released the lease; a lease that ran out was not released."""
         return self.expires_at == 0
 
 
@@ -343,10 +347,3 @@ def partition_time(job_id: str, now_ms: int) -> int:
         if created_ms <= now_ms:
             return created_ms
     return now_ms
-
-
-_Report = TypeVar("_Report", "TrackReport", "RecordReport")
-
-
-def _sum(one: _Report, other: _Report) -> _Report:
-    return type(one)(**{name.name: getattr(one, name.name) + getattr(other, name.name) for name in fields(one)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from itertools import chain, islice
@@ -19,13 +19,13 @@ from akool_dagster.ledger.schema import HOUR_MS, hours, jobs, ledger
 CHUNK = 500
 """The most ids in one query, far below every driver's limit of parameters."""
 
-JOB_COLUMNS = [jobs.c[field.name] for field in fields(Job)]
-_BLANK: dict[str, Any] = dict.fromkeys(field.name for field in fields(Job))
+JOB_FIELDS = tuple(field.name for field in fields(Job))
+JOB_COLUMNS = [jobs.c[name] for name in JOB_FIELDS]
 
 _Item = TypeVar("_Item")
 
 # Built once: building a statement takes SQLAlchemy longer than SQLite takes to run it.
-LOCKED_JOBS = (
+_LOCKED_JOBS = (
     sa.select(*JOB_COLUMNS)
     .where(jobs.c.account == sa.bindparam("account"), jobs.c.job_id.in_(sa.bindparam("ids", expanding=True)))
     .order_by(jobs.c.job_id)  # one order of locks for everybody
@@ -45,7 +45,7 @@ _NEXT_VERSION = (
 
 def locked_jobs(connection: sa.Connection, account: str, ids: Iterable[str]) -> list[Job]:
     """Return the jobs with these ids, by id, locked until the transaction ends. Unknown ids are left out."""
-    return [Job(*row) for row in connection.execute(LOCKED_JOBS, {"account": account, "ids": list(ids)})]
+    return [Job(*row) for row in connection.execute(_LOCKED_JOBS, {"account": account, "ids": list(ids)})]
 
 
 def next_version(connection: sa.Connection, now_us: int) -> int:
@@ -115,17 +115,9 @@ def _update_from_values(dialect_name: str, names: tuple[str, ...], count: int) -
     )
 
 
-def insert_jobs(database: Database, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Insert job rows that have every column; return the ids of those that were not there already."""
-    if not rows:
-        return set()
-    statement = database.insert(jobs).on_conflict_do_nothing().returning(jobs.c.job_id)
-    return set(connection.execute(statement, list(rows)).scalars())
-
-
 def new_job_row(account: str, job_id: str, labels: Mapping[str, str], now: int, version: int) -> dict[str, Any]:
     """Return the row of a job that is tracked for the first time: due at once."""
-    return _BLANK | {
+    return dict.fromkeys(JOB_FIELDS) | {
         "account": account,
         "job_id": job_id,
         "partition_at": partition_time(job_id, now),

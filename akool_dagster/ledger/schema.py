@@ -122,7 +122,7 @@ hours = sa.Table(
     sa.Column("tables_version", sa.BigInteger, nullable=False),
     sa.Column("videos_version", sa.BigInteger, nullable=False),
 )
-"""Of the jobs whose ``partition_at`` lies in an hour: the highest versions that ask for a landing."""
+"""The highest versions that ask for a landing, of the jobs whose ``partition_at`` lies in one hour."""
 
 landed = sa.Table(
     "akool_landed",

@@ -6,58 +6,22 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-import sqlalchemy as sa
-
-from akool_dagster.base.clock import Clock
-from akool_dagster.ledger.database import Database
-from akool_dagster.ledger.records import (
-    Job,
-    JobState,
-    TrackReport,
-    TrackRequest,
-    check_labels,
-    normalise_job_id,
-)
-from akool_dagster.ledger.rows import (
-    ask_for_landing,
-    chunks,
-    insert_jobs,
-    json_text,
-    locked_jobs,
-    new_job_row,
-    next_version,
-    update_jobs,
-)
+from akool_dagster.ledger.part import Change, LedgerPart
+from akool_dagster.ledger.records import Job, JobState, TrackReport, TrackRequest, check_labels, normalise_job_id
+from akool_dagster.ledger.rows import chunks, json_text, locked_jobs, new_job_row
 from akool_dagster.ledger.transitions import reopened
 
-TRACKED_FIELDS = (
-    "labels",
-    "state",
-    "watched_since",
-    "next_poll_at",
-    "misses",
-    "first_missed_at",
-    "urlless_polls",
-    "last_code",
-    "last_error",
-    "video_state",
-    "video_next_at",
-    "video_refusals",
-    "version",
-)
-"""What tracking an id again may change."""
 
-
-class Tracking:
+class Tracking(LedgerPart):
     """Tracks jobs of one account."""
 
-    def __init__(self, database: Database, account: str, clock: Clock) -> None:
-        self._database = database
-        self._account = account
-        self._clock = clock
+    def track(self, requests: Iterable[TrackRequest], *, again: bool = False) -> TrackReport:
+        """Watch these ids from now on, 500 a transaction. Idempotent: a known id only gains labels.
 
-    def track(self, requests: Iterable[TrackRequest], *, again: bool) -> TrackReport:
-        """Do what `AccountLedger.track` says, 500 ids a transaction."""
+        With ``again``, missing and abandoned jobs are polled anew, and unverified and lost videos are tried once
+        more. Forgotten jobs stay forgotten, and pruned ones as they are. All ids and labels are checked before
+        anything is written; raises `InvalidJobError` for the first bad one.
+        """
         labels_by_id: dict[str, dict[str, str]] = {}
         total = 0
         for request in requests:
@@ -72,44 +36,26 @@ class Tracking:
 
     def _track_chunk(self, labels_by_id: Mapping[str, dict[str, str]], again: bool) -> TrackReport:
         now = self._clock.now_ms()
-        added: set[str] = set()
-        with self._database.write() as connection:
+        with self._database.write(alone=True) as connection:
             known = {job.job_id: job for job in locked_jobs(connection, self._account, labels_by_id)}
-            new = {job_id: labels for job_id, labels in labels_by_id.items() if job_id not in known}
+            new: list[Change] = [
+                (None, Job(**new_job_row(self._account, job_id, labels, now, 0)))
+                for job_id, labels in labels_by_id.items()
+                if job_id not in known
+            ]
             changes = [
                 (job, after)
                 for job_id, job in known.items()
                 if (after := _tracked_again(job, labels_by_id[job_id], now, again)) != job
             ]
-            if new or changes:
-                version = next_version(connection, self._clock.now_us())
-                rows = [new_job_row(self._account, job_id, labels, now, version) for job_id, labels in new.items()]
-                added = insert_jobs(self._database, connection, rows)
-                changed = [replace(after, version=version) for _, after in changes]
-                update_jobs(connection, self._account, TRACKED_FIELDS, changed)
-                self._ask(connection, version, changes)
-        report = TrackReport(
-            added=len(added),
+            self._write_jobs(connection, [*new, *changes])
+        return TrackReport(
+            added=len(new),
             known=len(known),
             relabelled=sum(before.labels != after.labels for before, after in changes),
             reopened=sum(_is_reopened(before, after) for before, after in changes),
             pruned=sum(job.is_tombstone for job in known.values()),
             forgotten=sum(job.state == JobState.FORGOTTEN for job in known.values()),
-        )
-        # On PostgreSQL another process may have tracked them at the same time: they are known by now.
-        raced = {job_id: labels for job_id, labels in new.items() if job_id not in added}
-        return report + self._track_chunk(raced, again) if raced else report
-
-    def _ask(self, connection: sa.Connection, version: int, changes: list[tuple[Job, Job]]) -> None:
-        ask_for_landing(
-            self._database,
-            connection,
-            self._account,
-            version,
-            tables=[
-                job.partition_at for job, after in changes if (job.state, job.labels) != (after.state, after.labels)
-            ],
-            videos=[job.partition_at for job, after in changes if job.video_state != after.video_state],
         )
 
 

@@ -8,79 +8,43 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from akool_dagster.base.clock import Clock
-from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.errors import JobForgottenError
+from akool_dagster.ledger.part import LedgerPart
 from akool_dagster.ledger.records import DueVideo, DueVideos, Job, JobState, VideoFailure, VideoState
-from akool_dagster.ledger.rows import ask_for_landing, chunks, json_text, locked_jobs, next_version, update_jobs
+from akool_dagster.ledger.rows import chunks, json_text, locked_jobs
 from akool_dagster.ledger.schema import HOUR_MS, VIDEO_IS_PENDING, jobs
 
-VIDEO_FIELDS = (
-    "version",
-    "payload",
-    "video_state",
-    "video_attempts",
-    "video_refusals",
-    "video_next_at",
-    "video_expires_at",
-    "video_error",
-    "video_record",
-)
-"""What an attempt to store a video may change."""
 
-
-class VideoLedger:
+class VideoLedger(LedgerPart):
     """The videos of one account."""
-
-    def __init__(self, database: Database, account: str, clock: Clock) -> None:
-        self._database = database
-        self._account = account
-        self._clock = clock
 
     def due(self, start: int | None, end: int) -> list[DueVideo]:
         """Return the due videos of jobs with ``start <= partition_at < end``, first to expire first."""
         query = (
             sa.select(
-                jobs.c.job_id,
+                jobs.c.job_id.label("job_id"),
                 jobs.c.partition_at,
                 jobs.c.payload,
-                jobs.c.video_expires_at,
-                jobs.c.video_attempts,
-                jobs.c.video_refusals,
+                jobs.c.video_expires_at.label("expires_at"),
+                jobs.c.video_attempts.label("attempts"),
+                jobs.c.video_refusals.label("refusals"),
             )
-            .where(jobs.c.account == self._account, VIDEO_IS_PENDING, jobs.c.video_next_at <= self._clock.now_ms())
-            .where(jobs.c.partition_at < end)
+            .where(*self._is_due(), jobs.c.partition_at < end)
             .order_by(jobs.c.video_expires_at, jobs.c.job_id)
         )
         if start is not None:
             query = query.where(jobs.c.partition_at >= start)
-        with self._database.read() as connection:
-            return [
-                DueVideo(
-                    job_id=row.job_id,
-                    partition_at=row.partition_at,
-                    payload=row.payload,
-                    expires_at=row.video_expires_at,
-                    attempts=row.video_attempts,
-                    refusals=row.video_refusals,
-                )
-                for row in connection.execute(query)
-            ]
+        return [DueVideo(**row._mapping) for row in self._database.rows(query)]
 
     def due_hours(self) -> list[DueVideos]:
         """Return, for every hour with videos to download now, how many and when the first URL dies."""
         hour_at = (jobs.c.partition_at - jobs.c.partition_at % HOUR_MS).label("hour_at")
-        query = (
-            sa.select(hour_at, sa.func.count(), sa.func.min(jobs.c.video_expires_at))
-            .where(jobs.c.account == self._account, VIDEO_IS_PENDING)
-            .where(jobs.c.video_next_at <= self._clock.now_ms())
-            .group_by(hour_at)
-            .order_by(hour_at)
-        )
-        with self._database.read() as connection:
-            return [
-                DueVideos(hour_at=at, due=due, earliest_expiry=expiry) for at, due, expiry in connection.execute(query)
-            ]
+        earliest = sa.func.min(jobs.c.video_expires_at).label("earliest_expiry")
+        query = sa.select(hour_at, sa.func.count().label("due"), earliest).where(*self._is_due())
+        return [DueVideos(**row._mapping) for row in self._database.rows(query.group_by(hour_at).order_by(hour_at))]
+
+    def _is_due(self) -> tuple[sa.ColumnElement[bool], ...]:
+        return jobs.c.account == self._account, VIDEO_IS_PENDING, jobs.c.video_next_at <= self._clock.now_ms()
 
     def store(self, job_id: str, record: Mapping[str, object]) -> None:
         """Record a verified, published video. ``record`` is what the manifest shows of the file.
@@ -122,30 +86,23 @@ class VideoLedger:
         """
         with self._database.write() as connection:
             for job in locked_jobs(connection, self._account, [job_id]):
-                if job.state != JobState.COMPLETED or job.payload is None:
-                    continue
-                known = json.loads(job.payload)
-                if known.get("video_url") == video_url:
-                    continue
+                known = json.loads(job.payload or "{}")
+                if job.state != JobState.COMPLETED or job.payload is None or known.get("video_url") == video_url:
+                    return
                 after = replace(
                     job,
                     payload=json.dumps(known | {"video_url": video_url}, ensure_ascii=False, separators=(",", ":")),
                     video_expires_at=max(job.video_expires_at or 0, expires_at),
                 )
-                self._write(connection, job, after, asks_for_tables=is_first)
+                self._write_jobs(connection, [(job, after)], lambda *_: (is_first, is_first))
 
     def records(self, job_ids: Collection[str]) -> dict[str, str]:
         """Return the record, as JSON text, of those of these jobs whose video is stored and whose URL is known."""
         found: dict[str, str] = {}
+        is_stored = (jobs.c.video_state == VideoState.STORED, jobs.c.payload.is_not(None))
         for chunk in chunks(sorted(job_ids)):
-            query = sa.select(jobs.c.job_id, jobs.c.video_record).where(
-                jobs.c.account == self._account,
-                jobs.c.job_id.in_(chunk),
-                jobs.c.video_state == VideoState.STORED,
-                jobs.c.payload.is_not(None),
-            )
-            with self._database.read() as connection:
-                found |= {row[0]: row[1] for row in connection.execute(query)}
+            where = (jobs.c.account == self._account, jobs.c.job_id.in_(chunk), *is_stored)
+            found |= self._database.rows(sa.select(jobs.c.job_id, jobs.c.video_record).where(*where))
         return found
 
     def reopen(self, job_ids: Collection[str]) -> int:
@@ -156,11 +113,13 @@ class VideoLedger:
         now, reopened = self._clock.now_ms(), 0
         for chunk in chunks(sorted(job_ids)):
             with self._database.write() as connection:
-                for job in locked_jobs(connection, self._account, chunk):
-                    if job.video_state == VideoState.STORED and job.payload is not None:
-                        after = replace(job, video_state=VideoState.PENDING, video_next_at=now, video_record=None)
-                        self._write(connection, job, after)
-                        reopened += 1
+                changes = [
+                    (job, replace(job, video_state=VideoState.PENDING, video_next_at=now, video_record=None))
+                    for job in locked_jobs(connection, self._account, chunk)
+                    if job.video_state == VideoState.STORED and job.payload is not None
+                ]
+                self._write_jobs(connection, changes)
+                reopened += len(changes)
         return reopened
 
     def _settle(self, job_id: str, change: Callable[[Job], Job]) -> None:
@@ -169,16 +128,4 @@ class VideoLedger:
                 if job.state == JobState.FORGOTTEN:
                     raise JobForgottenError(f"Job {job_id} was forgotten: nothing of it is recorded or kept.")
                 if job.video_state == VideoState.PENDING:
-                    self._write(connection, job, change(job))
-
-    def _write(self, connection: sa.Connection, job: Job, after: Job, *, asks_for_tables: bool = False) -> None:
-        version = next_version(connection, self._clock.now_us())
-        update_jobs(connection, self._account, VIDEO_FIELDS, [replace(after, version=version)])
-        ask_for_landing(
-            self._database,
-            connection,
-            self._account,
-            version,
-            tables=[job.partition_at] if asks_for_tables else [],
-            videos=[job.partition_at] if job.video_state != after.video_state or asks_for_tables else [],
-        )
+                    self._write_jobs(connection, [(job, change(job))])

@@ -2,12 +2,14 @@
 
 SQLite and PostgreSQL, always. The PostgreSQL server comes from a wheel, one for each pytest worker that needs it;
 AKOOL_TEST_POSTGRES_DSN may name a database to use instead, as its superuser: schemas are made in it and dropped.
+Migrating takes longer than most tests: a new ledger is a copy of a SQLite file, or one schema that is emptied again.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +21,14 @@ import sqlalchemy as sa
 
 from akool_dagster.ledger import JobLedger
 from akool_dagster.ledger.database import parse_ledger_url
+from akool_dagster.ledger.schema import ledger as ledger_table
+from akool_dagster.ledger.schema import metadata
 from tests.clock import FakeClock
 from tests.postgres_server import postgres_server
 
 BACKENDS = ["sqlite", "postgresql"]
+MEMORY = Path("/dev/shm")
+"""A folder in memory, on Linux: the ledger waits for the disk at every commit, which takes longer than all else."""
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +42,22 @@ def postgres_dsn() -> Iterator[str]:
             yield url
 
 
+@pytest.fixture(scope="session")
+def ledger_schema(postgres_dsn: str) -> Iterator[str]:
+    """Give the URL of a schema in PostgreSQL that has a ledger."""
+    with _schema(postgres_dsn) as url:
+        JobLedger.create(url).close()
+        yield url
+
+
+@pytest.fixture(scope="session")
+def ledger_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the file of a new SQLite ledger, to be copied."""
+    file = tmp_path_factory.mktemp("ledger") / "new.sqlite"
+    JobLedger.create(f"sqlite:///{file}").close()
+    return file
+
+
 @pytest.fixture
 def new_schema(postgres_dsn: str) -> Iterator[Callable[[], str]]:
     """Give a function that returns the URL of a new, empty schema in PostgreSQL."""
@@ -43,11 +65,19 @@ def new_schema(postgres_dsn: str) -> Iterator[Callable[[], str]]:
         yield lambda: stack.enter_context(_schema(postgres_dsn))
 
 
+@pytest.fixture
+def sqlite_folder() -> Iterator[Path]:
+    """Give an empty folder for SQLite files."""
+    with tempfile.TemporaryDirectory(prefix="akool-ledger-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(params=BACKENDS)
-def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+def new_database(request: pytest.FixtureRequest) -> Callable[[], str]:
     """Give a function that returns the URL of a new, empty database."""
     if request.param == "sqlite":
-        return lambda: f"sqlite:///{tmp_path / uuid.uuid4().hex}.sqlite"
+        folder: Path = request.getfixturevalue("sqlite_folder")
+        return lambda: f"sqlite:///{folder / uuid.uuid4().hex}.sqlite"
     new_schema: Callable[[], str] = request.getfixturevalue("new_schema")
     return new_schema
 
@@ -68,26 +98,31 @@ def _schema(dsn: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def ledger_url(new_database: Callable[[], str]) -> str:
-    """Give the URL of an empty database."""
-    return new_database()
+def ledger_url(new_database: Callable[[], str], request: pytest.FixtureRequest) -> Iterator[str]:
+    """Give the URL of a new ledger that nobody has used. Its schema must stay as it is."""
+    url = new_database()
+    if url.startswith("sqlite:"):
+        shutil.copyfile(request.getfixturevalue("ledger_file"), url.removeprefix("sqlite:///"))
+        yield url
+    else:
+        schema: str = request.getfixturevalue("ledger_schema")
+        yield schema
+        empty_ledger(schema)
 
 
-@pytest.fixture(scope="session")
-def sqlite_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the file of a new SQLite ledger, to be copied: migrating takes longer than most tests."""
-    file = tmp_path_factory.mktemp("ledger") / "new.sqlite"
-    JobLedger.create(f"sqlite:///{file}").close()
-    return file
+def empty_ledger(url: str) -> None:
+    """Make a ledger in PostgreSQL a new one."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"TRUNCATE {', '.join(metadata.tables)}"))
+        connection.execute(sa.insert(ledger_table).values(id=1, ledger_id=str(uuid.uuid4()), version=0, created_at=0))
 
 
 @pytest.fixture
-def ledger(ledger_url: str, clock: FakeClock, sqlite_ledger: Path) -> Iterator[JobLedger]:
+def ledger(ledger_url: str, clock: FakeClock) -> Iterator[JobLedger]:
     """Give a new ledger whose time is ``clock``."""
-    if ledger_url.startswith("sqlite:"):
-        shutil.copyfile(sqlite_ledger, ledger_url.removeprefix("sqlite:///"))
-    with JobLedger.create(ledger_url, clock=clock) as created:
-        yield created
+    with JobLedger.open(ledger_url, clock=clock) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -95,10 +130,3 @@ def threads() -> Iterator[ThreadPoolExecutor]:
     """Give threads for what is to wait while something else goes on."""
     with ThreadPoolExecutor(4) as pool:
         yield pool
-
-
-@pytest.fixture
-def second_ledger(new_database: Callable[[], str], clock: FakeClock) -> Iterator[JobLedger]:
-    """Give another ledger, an empty one."""
-    with JobLedger.create(new_database(), clock=clock) as ledger:
-        yield ledger

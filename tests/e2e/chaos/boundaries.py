@@ -74,7 +74,7 @@ BOUNDARIES: tuple[Boundary, ...] = (
     Boundary(name="record stored video", target=f"{_VIDEOS}.store", place=_RUN),
     Boundary(name="record failed video", target=f"{_VIDEOS}.fail", place=_RUN),
     Boundary(name="keep newer URL", target=f"{_VIDEOS}.keep_url", place=_RUN, fault="no_video_url", calls=2),
-    Boundary(name="count version", target="akool_dagster.ledger.tracking:next_version", place=_COMMAND),
+    Boundary(name="count version", target="akool_dagster.ledger.part:next_version", place=_COMMAND),
     Boundary(name="track ids", target="akool_dagster.ledger.tracking:Tracking.track", place=_COMMAND),
 )
 

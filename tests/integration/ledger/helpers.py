@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
+from akool_dagster.base.partitions import END_OF_TIME
 from akool_dagster.ledger import (
     AccountLedger,
     Answered,
@@ -23,6 +25,9 @@ from akool_dagster.ledger import (
 from akool_dagster.ledger.records import DirtyPartition, VideoFailure
 from tests.clock import FakeClock
 
+SQLITE_ONLY = pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
+"""For what is decided in Python: the same test on PostgreSQL would show nothing new."""
+POSTGRESQL_ONLY = pytest.mark.parametrize("new_database", ["postgresql"], indirect=True)
 ACCOUNT = "akool"
 NOW = FakeClock().now_ms()
 MINUTE = 60_000
@@ -154,7 +159,7 @@ WRITES: dict[str, Work] = {
     "look for files": lambda account: account.videos.reopen(["c", "a"]),
     "release": lambda account: account.polling.release({"b": NOW, "a": NOW}),
     "set a call size": lambda account: account.polling.set_call_size(["b", "a"], 4),
-    "prune": lambda account: account.pruning.prune(["d", "c"]),
+    "prune": lambda account: account.pruning.prune(["d", "c"], END_OF_TIME),
     "forget": lambda account: account.pruning.forget(["d", "b", "a"]),
 }
 """What locks jobs. Each names them in an order of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from akool_dagster.base.partitions import END_OF_TIME
 from akool_dagster.ledger import AccountLedger, Job, JobLedger
 from akool_dagster.ledger.adoption import AdoptReport, FoundJob
 from akool_dagster.ledger.rows import new_job_row
@@ -97,7 +98,7 @@ def test_jobs_move_to_the_partition_of_their_rows_and_gain_times_and_labels(acco
     track(account, "moved", "both", "here", labels={"k": "ours"})
     complete(account, "tombstone", "gone")
     account.videos.store("tombstone", {})
-    account.pruning.prune(["tombstone"])
+    account.pruning.prune(["tombstone"], END_OF_TIME)
     account.pruning.forget(["gone"])
     gone = job_of(account, "gone")
     there = TODAY - 9 * DAY

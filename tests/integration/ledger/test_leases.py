@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -11,7 +12,7 @@ from akool_dagster.ledger import JobLedger, LeaseHeldError, LeaseLostError, Ledg
 from akool_dagster.ledger.leases import Leases
 from akool_dagster.ledger.records import LeaseFacts
 from tests.clock import FakeClock
-from tests.integration.ledger.helpers import ACCOUNT, DAY, NOW
+from tests.integration.ledger.helpers import ACCOUNT, DAY, NOW, SQLITE_ONLY
 
 pytest_plugins = ["tests.integration.ledger_databases"]
 
@@ -62,188 +63,149 @@ def renewing_threads() -> list[threading.Thread]:
 
 
 @pytest.fixture
-def stepped(ledger_url: str) -> Iterator[tuple[JobLedger, SteppedClock]]:
-    """Give a ledger and its stepped clock; no renewing thread may be left behind."""
-    clock = SteppedClock()
-    with JobLedger.create(ledger_url, clock=clock) as ledger:
-        yield ledger, clock
+def stepped() -> Iterator[SteppedClock]:
+    """Give a stepped clock; no renewing thread may be left behind."""
+    yield SteppedClock()
     assert renewing_threads() == []
 
 
 @pytest.fixture
-def leases(ledger: JobLedger) -> Leases:
-    """Give the leases of the account."""
-    return ledger.account(ACCOUNT).leases
+def leases(ledger_url: str, stepped: SteppedClock) -> Iterator[Leases]:
+    """Give the leases of an account that lives by the stepped clock."""
+    with JobLedger.open(ledger_url, clock=stepped) as ledger:
+        yield ledger.account(ACCOUNT).leases
 
 
-def test_a_free_lease_is_taken_and_everyone_sees_whose_it_is(leases: Leases) -> None:
-    assert leases.facts("tables") == {}
+def unavailable(*_: object) -> NoReturn:
+    """Do as a database that is locked."""
+    raise LedgerUnavailableError("the database is locked")
+
+
+def test_a_lease_is_its_owners_until_it_runs_out_or_is_released(ledger: JobLedger, clock: FakeClock) -> None:
+    leases = ledger.account(ACCOUNT).leases
     assert leases.take(*KEY, "one") is None
     assert leases.facts("tables") == {"2025-10-09": LeaseFacts(owner="one", expires_at=NOW + LEASE)}
-
-
-def test_leases_of_other_partitions_kinds_and_accounts_are_free(ledger: JobLedger, leases: Leases) -> None:
-    leases.take(*KEY, "one")
-    assert leases.take("tables", "2025-10-10", "two") is None
-    assert leases.take("videos", "2025-10-09", "two") is None
-    assert ledger.account("other").leases.take(*KEY, "two") is None
-    assert {key: facts.owner for key, facts in leases.facts("tables").items()} == {
-        "2025-10-09": "one",
-        "2025-10-10": "two",
-    }
-
-
-def test_a_lease_runs_out_after_a_minute(leases: Leases, clock: FakeClock) -> None:
-    leases.take(*KEY, "one")
+    for free in (ledger.account("other").leases.take(*KEY, "two"), leases.take("videos", KEY[1], "two")):
+        assert free is None
     clock.advance(59.999)
-    assert leases.take(*KEY, "two") is not None
-    assert leases.facts("tables")["2025-10-09"].is_live(clock.now_ms())
+    assert leases.take(*KEY, "two") == leases.facts("tables")[KEY[1]]
     clock.advance(0.001)
-    assert not leases.facts("tables")["2025-10-09"].is_live(clock.now_ms())
     assert leases.take(*KEY, "two") is None
-
-
-def test_a_lease_that_another_took_cannot_be_renewed_or_released(leases: Leases, clock: FakeClock) -> None:
-    leases.take(*KEY, "one")
-    clock.advance(60)
-    leases.take(*KEY, "two")
     assert not leases.renew(*KEY, "one")
     leases.release(*KEY, "one")
     assert leases.take(*KEY, "three") == LeaseFacts(owner="two", expires_at=NOW + 2 * LEASE)
-
-
-def test_a_released_lease_is_free_at_once_and_its_last_holder_stays_known(leases: Leases, clock: FakeClock) -> None:
-    leases.take(*KEY, "one")
-    leases.release(*KEY, "one")
-    facts = leases.facts("tables")["2025-10-09"]
-    assert (facts.owner, facts.is_live(clock.now_ms())) == ("one", False)
-    assert leases.take(*KEY, "two") is None
+    leases.release(*KEY, "two")
+    facts = leases.facts("tables")[KEY[1]]
+    assert (facts.owner, facts.was_released, facts.is_live(clock.now_ms())) == ("two", True, False)
+    assert leases.take(*KEY, "three") is None
 
 
 @pytest.mark.parametrize(("set_back_seconds", "free"), [(60, False), (60.001, True), (DAY / 1000, True)])
 def test_a_lease_taken_under_a_wrong_clock_does_not_block_for_long(
-    leases: Leases, clock: FakeClock, set_back_seconds: float, free: bool
+    ledger: JobLedger, clock: FakeClock, set_back_seconds: float, free: bool
 ) -> None:
+    leases = ledger.account(ACCOUNT).leases
     leases.take(*KEY, "one")
     clock.jump(-set_back_seconds)
     assert leases.facts("tables")["2025-10-09"].is_live(clock.now_ms()) is not free
     assert (leases.take(*KEY, "two") is None) is free
 
 
-def test_a_held_lease_is_renewed_until_the_block_ends(stepped: tuple[JobLedger, SteppedClock]) -> None:
-    ledger, clock = stepped
-    leases = ledger.account(ACCOUNT).leases
+@SQLITE_ONLY
+def test_a_held_lease_is_renewed_until_the_block_ends(leases: Leases, stepped: SteppedClock) -> None:
     with leases.acquire(*KEY, "one") as lease:
         for _ in range(12):
-            clock.let_pass(10)
+            stepped.let_pass(10)
             lease.check()
-        assert leases.facts("tables")["2025-10-09"] == LeaseFacts(owner="one", expires_at=clock.now_ms() + LEASE)
+        assert leases.facts("tables")["2025-10-09"] == LeaseFacts(owner="one", expires_at=stepped.now_ms() + LEASE)
         assert leases.take(*KEY, "two") is not None
     assert leases.take(*KEY, "two") is None
     lease.release()  # a second time: nobody else's
     assert leases.facts("tables")["2025-10-09"].owner == "two"
 
 
+@SQLITE_ONLY
 def test_a_lease_that_nothing_asks_about_any_more_runs_out(
-    stepped: tuple[JobLedger, SteppedClock], monkeypatch: pytest.MonkeyPatch
+    leases: Leases, stepped: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("akool_dagster.ledger.leases.IDLE_SECONDS", 100.0)
-    ledger, clock = stepped
-    leases = ledger.account(ACCOUNT).leases
     with leases.acquire(*KEY, "abandoned") as lease:
         for _ in range(10):
-            clock.let_pass(10)
-        clock.advance(60)
+            stepped.let_pass(10)
+        stepped.advance(60)
         assert leases.take(*KEY, "two") is None
         with pytest.raises(LeaseLostError):
             lease.check()
 
 
-def test_a_block_that_raises_is_not_hidden_by_a_ledger_that_cannot_free_it(
-    stepped: tuple[JobLedger, SteppedClock], monkeypatch: pytest.MonkeyPatch
+@SQLITE_ONLY
+def test_a_ledger_that_cannot_release_the_lease_hides_no_error_of_the_block(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger, _ = stepped
-
-    def fail(*_: object) -> None:
-        raise LedgerUnavailableError("the database is locked")
-
-    monkeypatch.setattr(Leases, "release", fail)
-    with pytest.raises(ZeroDivisionError), ledger.account(ACCOUNT).leases.acquire(*KEY, "one"):
+    monkeypatch.setattr(Leases, "release", unavailable)
+    with pytest.raises(ZeroDivisionError), leases.acquire(*KEY, "one"):
         raise ZeroDivisionError
-    with ledger.account(ACCOUNT).leases.acquire(*KEY, "one") as lease:
+    with leases.acquire(*KEY, "one") as lease:
         lease.check()
 
 
-def test_a_run_waits_for_a_killed_one_to_run_out(stepped: tuple[JobLedger, SteppedClock]) -> None:
-    ledger, clock = stepped
-    ledger.account(ACCOUNT).leases.take(*KEY, "killed")
-    with ledger.account(ACCOUNT).leases.acquire(*KEY, "two") as lease:
+@SQLITE_ONLY
+def test_a_run_waits_for_a_killed_one_to_run_out(leases: Leases, stepped: SteppedClock) -> None:
+    leases.take(*KEY, "killed")
+    with leases.acquire(*KEY, "two") as lease:
         lease.check()
-        assert ledger.account(ACCOUNT).leases.facts("tables")["2025-10-09"].owner == "two"
-    assert clock.monotonic() == 60
+        assert leases.facts("tables")["2025-10-09"].owner == "two"
+    assert stepped.monotonic() == 60
 
 
-def test_waiting_for_a_run_that_goes_on_is_bounded_and_names_it(stepped: tuple[JobLedger, SteppedClock]) -> None:
-    ledger, clock = stepped
-    leases = ledger.account(ACCOUNT).leases
+@SQLITE_ONLY
+def test_waiting_for_a_run_that_goes_on_is_bounded_and_names_it(
+    leases: Leases, stepped: SteppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     leases.take(*KEY, "the-other-run")
-    sleep = clock.sleep
 
     def sleep_while_it_goes_on(seconds: float) -> None:
-        sleep(seconds)
+        stepped.advance(seconds)
         leases.renew(*KEY, "the-other-run")
 
-    clock.sleep = sleep_while_it_goes_on  # type: ignore[method-assign]
-    with pytest.raises(LeaseHeldError, match=r"the-other-run.*tables of 2025-10-09"), leases.acquire(*KEY, "two"):
-        raise AssertionError("entered")
-    assert 75 <= clock.monotonic() <= 80
+    monkeypatch.setattr(stepped, "sleep", sleep_while_it_goes_on)
+    with pytest.raises(LeaseHeldError, match=r"the-other-run.*tables of 2025-10-09"):
+        leases.acquire(*KEY, "two")
+    assert 75 <= stepped.monotonic() <= 80
 
 
-def test_a_stolen_lease_is_lost_at_the_next_renewal(stepped: tuple[JobLedger, SteppedClock]) -> None:
-    ledger, clock = stepped
-    leases = ledger.account(ACCOUNT).leases
+@SQLITE_ONLY
+@pytest.mark.parametrize("late", [False, True], ids=["released", "run out while the machine was suspended"])
+def test_a_lease_that_another_took_is_lost_at_the_next_renewal(
+    leases: Leases, stepped: SteppedClock, late: bool
+) -> None:
     with leases.acquire(*KEY, "one") as lease:
-        leases.release(*KEY, "one")
-        leases.take(*KEY, "two")
-        lease.check()
-        clock.let_pass(10)
+        if late:
+            stepped.jump(61)  # wall time went on, the thread did not
+            with pytest.raises(LeaseLostError):
+                lease.check()
+        else:
+            leases.release(*KEY, "one")
+        assert leases.take(*KEY, "two") is None
+        stepped.let_pass(10)
         with pytest.raises(LeaseLostError, match="tables of 2025-10-09"):
             lease.check()
     assert leases.facts("tables")["2025-10-09"].owner == "two"
-    assert leases.take(*KEY, "three") is not None
 
 
+@SQLITE_ONLY
 def test_a_lease_that_cannot_be_renewed_is_lost_when_it_runs_out_and_not_before(
-    stepped: tuple[JobLedger, SteppedClock], monkeypatch: pytest.MonkeyPatch
+    leases: Leases, stepped: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger, clock = stepped
-
-    def fail(*_: object) -> bool:
-        raise LedgerUnavailableError("the database is locked")
-
-    with ledger.account(ACCOUNT).leases.acquire(*KEY, "one") as lease:
+    with leases.acquire(*KEY, "one") as lease:
         with monkeypatch.context() as patched:
-            patched.setattr(Leases, "renew", fail)
+            patched.setattr(Leases, "renew", unavailable)
             for _ in range(5):
-                clock.let_pass(10)
-            clock.advance(9.999)
+                stepped.let_pass(10)
+            stepped.advance(9.999)
             lease.check()
-            clock.let_pass(0.001)
+            stepped.let_pass(0.001)
             with pytest.raises(LeaseLostError):
                 lease.check()
-        clock.let_pass(10)
+        stepped.let_pass(10)
         lease.check()  # nobody took it meanwhile, and the ledger is there again
-
-
-def test_a_renewal_that_comes_too_late_does_not_take_the_lease_back(stepped: tuple[JobLedger, SteppedClock]) -> None:
-    ledger, clock = stepped
-    leases = ledger.account(ACCOUNT).leases
-    with leases.acquire(*KEY, "one") as lease:
-        clock.jump(61)  # a suspended machine: wall time went on, the thread did not
-        with pytest.raises(LeaseLostError):
-            lease.check()
-        assert leases.take(*KEY, "two") is None
-        clock.let_pass(10)
-        with pytest.raises(LeaseLostError):
-            lease.check()
-    assert leases.facts("tables")["2025-10-09"].owner == "two"

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 from akool_dagster.ledger import (
     AccountLedger,
     GranularityError,
+    Job,
     LeaseLostError,
     LedgerUnavailableError,
     RecordReport,
@@ -23,7 +23,7 @@ from akool_dagster.ledger import (
 )
 from akool_dagster.ledger.adoption import FoundJob
 from akool_dagster.ledger.records import LeaseFacts
-from akool_dagster.ledger.rows import locked_jobs
+from akool_dagster.ledger.rows import locked_jobs, new_job_row
 from tests.clock import FakeClock
 from tests.integration.ledger.helpers import (
     ACCOUNT,
@@ -40,7 +40,6 @@ from tests.integration.ledger.helpers import (
     job_of,
     record,
     rows_of,
-    states,
     track,
 )
 from tests.integration.ledger.sides import LONGEST_SECONDS, Side, held_before, uncommitted, wait_until_waiting
@@ -97,48 +96,27 @@ def test_overlapping_claims_take_different_ids(one: Side, other: Side, threads: 
     assert (first.result(), second.result(LONGEST_SECONDS)) == (["a", "b"], ["c", "d"])
 
 
-def test_the_same_ids_tracked_at_once_are_added_once_with_the_labels_of_both(
-    one: Side, other: Side, threads: ThreadPoolExecutor
+@pytest.mark.parametrize("how", ["tracked", "forgotten", "adopted"])
+def test_ids_that_become_known_while_they_are_tracked_are_added_once(
+    one: Side, other: Side, threads: ThreadPoolExecutor, how: str
 ) -> None:
-    with uncommitted(one, lambda: track(one.account, "a", "b", labels={"one": "1"})) as first:
+    told = Job(**new_job_row(ACCOUNT, "b", {"one": "1"}, NOW, 0))
+    works: dict[str, Callable[[], object]] = {
+        "tracked": lambda: track(one.account, "b", labels={"one": "1"}),
+        "forgotten": lambda: one.account.pruning.forget(["b"]),
+        "adopted": lambda: one.account.adoption.adopt([FoundJob(job=told, start=NOW, end=NOW + DAY)]),
+    }
+    with uncommitted(one, works[how]) as first:
         second = threads.submit(track, other.account, "b", "c", labels={"other": "2"})
         wait_until_waiting(one)
-    assert first.result() == TrackReport(added=2)
-    assert second.result(LONGEST_SECONDS) == TrackReport(added=1, known=1, relabelled=1)
+    assert first.exception() is None
+    forgotten = int(how == "forgotten")
+    expected = TrackReport(added=1, known=1, relabelled=1 - forgotten, forgotten=forgotten)
+    assert second.result(LONGEST_SECONDS) == expected
     assert {job.job_id: json.loads(job.labels) for job in one.account.jobs()} == {
-        "a": {"one": "1"},
-        "b": {"one": "1", "other": "2"},
+        "b": {} if forgotten else {"one": "1", "other": "2"},
         "c": {"other": "2"},
     }
-
-
-def test_an_id_that_is_tracked_while_it_is_forgotten_or_adopted_is_not_added_twice(
-    one: Side, other: Side, threads: ThreadPoolExecutor
-) -> None:
-    track(other.account, "told")
-    told = job_of(other.account, "told")
-    found = FoundJob(job=told, start=NOW - NOW % DAY, end=NOW - NOW % DAY + DAY)
-    other.account.pruning.forget(["told"])
-    for name, work in (
-        ("forgotten", lambda: one.account.pruning.forget(["forgotten", "a"])),
-        ("adopted", lambda: one.account.adoption.adopt([_renamed(found, "adopted")])),
-    ):
-        if one.is_sqlite:
-            work()
-            track(other.account, name)
-        else:
-            with held_before(one, "UPDATE akool_ledger", work):  # it knows of no such id
-                assert track(other.account, name).added == 1
-    assert states(one.account) == {
-        "a": "forgotten",
-        "adopted": "pending",
-        "forgotten": "forgotten",
-        "told": "forgotten",
-    }
-
-
-def _renamed(found: FoundJob, job_id: str) -> FoundJob:
-    return replace(found, job=replace(found.job, job_id=job_id))
 
 
 def test_an_answer_that_waited_for_another_is_compared_with_what_that_one_left(

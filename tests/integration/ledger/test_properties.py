@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from akool_dagster.base.partitions import END_OF_TIME
 from akool_dagster.ledger import (
     AccountLedger,
     Counts,
@@ -36,13 +37,15 @@ from tests.thoroughness import thorough
 
 pytest_plugins = ["tests.integration.ledger_databases"]
 
-IDS = (object_id(NOW - DAY), object_id(NOW - HOUR), object_id(NOW + HOUR), "one", "Two", "_3")
+IDS = (object_id(NOW - DAY), object_id(NOW + HOUR), "Two", "_3")
+"""Few, so that many things happen to the same job."""
 ASSETS = ("results", "statuses")
 FIRST_PARTITION_AT = NOW - 2 * HOUR
 NEXT_PARTITION_AT = NOW + HOUR // 2
 FINAL = (JobState.COMPLETED, JobState.FAILED)
 FINAL_FIELDS = ("state", "status", "settled_at", "failure_reason", "tracked_at")
 VIDEO_FIELDS = ("video_state", "video_record", "video_error", "video_attempts", "video_refusals", "video_expires_at")
+VIDEO_RESULT = ("video_state", "video_record", "video_error", "video_attempts")
 SHOWN = (*SHOWN_WHEN_POLLED, "labels", "tracked_at", *VIDEO_FIELDS)
 SPECIAL = ("pruned", "forgotten", "adopted")
 
@@ -142,7 +145,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(job_id=an_id, url=st.sampled_from(["https://cdn.example/1", "https://cdn.example/2"]))
     def keep_url(self, job_id: str, url: str) -> None:
-        self.account.videos.keep_url(job_id, url, self.clock.now_ms())
+        known = self.before.get(job_id)
+        is_first = known is not None and "video_url" not in (known.payload or "")
+        self.account.videos.keep_url(job_id, url, self.clock.now_ms(), is_first=is_first)
 
     @rule(job_id=an_id)
     def store(self, job_id: str) -> None:
@@ -198,7 +203,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(ids=some_ids)
     def prune(self, ids: Sequence[str]) -> None:
-        self.account.pruning.prune(ids)
+        self.account.pruning.prune(ids, END_OF_TIME)
         self.step, self.touched = "pruned", set(ids)
 
     @rule(ids=some_ids)
@@ -332,7 +337,7 @@ def _check_step(before: Job, after: Job, counter: int, step: str) -> None:
     if before.is_tombstone or before.state == JobState.FORGOTTEN:
         assert not changed(*SHOWN, "payload", "version")
     if before.video_state in (VideoState.STORED, VideoState.LOST, VideoState.UNVERIFIED):
-        assert not changed("video_state") or (step == "again" and after.video_state == VideoState.PENDING)
+        assert not changed(*VIDEO_RESULT) or (step == "again" and after.video_state == VideoState.PENDING)
     new_url = before.state == after.state == JobState.COMPLETED and changed("payload")
     assert (after.version > counter) == (new_url or changed(*SHOWN))
     assert after.version > counter or not changed("version")
@@ -407,14 +412,14 @@ def _counts(jobs: Sequence[Job], now: int) -> Counts:
     )
 
 
-def test_nothing_moves_back_and_every_number_adds_up(ledger: JobLedger, ledger_url: str) -> None:
+def test_nothing_moves_back_and_every_number_adds_up(ledger_url: str) -> None:
     class OnThisDatabase(LedgerMachine):
         url = ledger_url
 
     run_state_machine_as_test(
         OnThisDatabase,
         settings=settings(
-            max_examples=thorough(25, 300),
+            max_examples=thorough(10 if ledger_url.startswith("postgresql") else 25, 300),
             stateful_step_count=20,
             deadline=None,
             derandomize=True,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from akool_dagster.ledger import AccountLedger, Job, JobLedger, RecordReport, TrackReport, VideoState
+from akool_dagster.base.partitions import END_OF_TIME
+from akool_dagster.ledger import AccountLedger, Job, JobLedger, TrackReport, VideoState
 from tests.clock import FakeClock
 from tests.integration.ledger.helpers import (
     DAY,
@@ -43,10 +44,9 @@ def test_only_failed_jobs_and_those_whose_video_is_stored_or_lost_are_pruned(
     prunable = {"failed": "failed", "stored": "completed", "lost": "completed"}
     assert account.pruning.prunable(NOW, NOW + DAY) == prunable
     assert account.pruning.prunable(NOW + DAY, NOW + 2 * DAY) == {}
-    assert account.pruning.prune([job.job_id for job in account.jobs()]) == 3
-    assert account.pruning.prune(prunable) == 0
-    assert account.pruning.tombstones() == account.pruning.tombstones(NOW, NOW + DAY) == sorted(prunable)
-    assert account.pruning.tombstones(NOW + DAY) == []
+    assert account.pruning.prune([job.job_id for job in account.jobs()], END_OF_TIME) == 3
+    assert account.pruning.prune(prunable, END_OF_TIME) == 0
+    assert account.pruning.tombstones() == sorted(prunable)
     assert account.pruning.partitions_of([*prunable, "unknown"]).keys() == prunable.keys()
     stored = job_of(account, "stored")
     assert what_is_left(stored) == {
@@ -69,22 +69,6 @@ def test_a_job_that_changed_after_its_partition_landed_is_not_pruned(account: Ac
     assert (job_of(account, "a").payload, job_of(account, "b").labels) == (None, '{"k":"v"}')
 
 
-def test_nothing_that_happens_to_a_tombstone_changes_it(
-    ledger: JobLedger, account: AccountLedger, clock: FakeClock
-) -> None:
-    complete(account, "stored", "lost")
-    account.videos.store("stored", {})
-    fail(account, "lost")
-    account.pruning.prune(["stored", "lost"])
-    before, version = list(account.jobs()), ledger.version()
-    clock.advance(DAY / 1000)
-    assert track(account, "stored", "lost", labels={"k": "v"}, again=True) == TrackReport(known=2, pruned=2)
-    assert record(account, answered("lost", 4)) == RecordReport()
-    account.videos.keep_url("lost", "https://cdn.example/new.mp4", NOW)
-    assert account.videos.reopen(["stored"]) == 0
-    assert (list(account.jobs()), ledger.version(), claimed_ids(account)) == (before, version, [])
-
-
 def test_of_a_forgotten_job_an_id_is_left_and_no_more(
     ledger: JobLedger, account: AccountLedger, clock: FakeClock
 ) -> None:
@@ -94,7 +78,7 @@ def test_of_a_forgotten_job_an_id_is_left_and_no_more(
     record(account, answered("failed", 4, reason="no face"), answered("pending", 2))
     for job_id in ("stored", "pruned"):
         account.videos.store(job_id, {"path": "x"})
-    account.pruning.prune(["pruned"])
+    account.pruning.prune(["pruned"], END_OF_TIME)
     account.polling.set_call_size(["pending"], 1)
     gone = {"stored", "pruned", "to-download", "pending", "failed", unknown}
     account.pruning.forget(gone)
@@ -117,12 +101,3 @@ def test_of_a_forgotten_job_an_id_is_left_and_no_more(
     assert claimed_ids(account) == ["kept"]
     assert (account.videos.due(None, 2**62), account.pruning.tombstones()) == ([], [])
     assert account.counts().states == {"forgotten": len(gone), "pending": 1}
-
-
-def test_more_ids_than_one_query_takes_are_pruned_and_forgotten(account: AccountLedger) -> None:
-    ids = [f"{number:04}" for number in range(1100)]
-    track(account, *ids[:-1])
-    record(account, *(answered(job_id, 4) for job_id in ids[:-1]))
-    assert account.pruning.prune(ids) == 1099
-    account.pruning.forget(ids)
-    assert account.landings.forgotten() == set(ids)

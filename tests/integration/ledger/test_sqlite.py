@@ -12,17 +12,19 @@ import pytest
 
 from akool_dagster.ledger import JobLedger, LedgerMissingError, LedgerUnavailableError
 from akool_dagster.ledger.schema import VERSION_TABLE
-from tests.integration.ledger.helpers import ACCOUNT, answered, claimed_ids, record, track
+from tests.integration.ledger.helpers import ACCOUNT, answered, record, track
 
 OPENERS = [JobLedger.open, JobLedger.create]
+
+pytest_plugins = ["tests.integration.ledger_databases"]
 
 Opener = Callable[[str], JobLedger]
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(sqlite_folder: Path) -> Path:
     """Give the path of a ledger that is not there yet."""
-    return tmp_path / "home" / "ledger.sqlite"
+    return sqlite_folder / "home" / "ledger.sqlite"
 
 
 @pytest.fixture
@@ -62,44 +64,33 @@ def test_a_restored_copy_gets_its_write_ahead_log_back(tmp_path: Path, url: str,
     assert _journal_mode(copy) == "wal"
 
 
-@pytest.mark.parametrize("content", [b"", b"no database at all\n" * 100], ids=["empty", "text"])
-def test_opening_another_kind_of_file_leaves_it_as_it_was(file: Path, url: str, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "open_ledger"),
+    [(b"", JobLedger.open), (b"no database\n" * 100, JobLedger.open), (b"no database\n" * 100, JobLedger.create)],
+    ids=["an empty file", "a text", "a text, to create a ledger"],
+)
+def test_another_kind_of_file_is_refused_and_stays_as_it_was(
+    file: Path, url: str, content: bytes, open_ledger: Opener
+) -> None:
     file.parent.mkdir()
     file.write_bytes(content)
-    with pytest.raises((LedgerMissingError, LedgerUnavailableError)):
-        JobLedger.open(url)
+    with pytest.raises(
+        (LedgerMissingError, LedgerUnavailableError), match="holds no ledger" if not content else "not a"
+    ):
+        open_ledger(url)
     assert file.read_bytes() == content
     assert [found.name for found in file.parent.iterdir()] == [file.name]
 
 
-@pytest.mark.parametrize("open_ledger", OPENERS, ids=["open", "create"])
-def test_a_file_that_is_no_database_is_not_overwritten(file: Path, url: str, open_ledger: Opener) -> None:
-    file.parent.mkdir()
-    file.write_bytes(b"no database at all\n" * 100)
-    with pytest.raises(LedgerUnavailableError, match="not a database"):
-        open_ledger(url)
-    assert file.read_bytes() == b"no database at all\n" * 100
-
-
-WRITES: dict[str, Callable[[JobLedger], object]] = {
-    "track": lambda ledger: track(ledger.account(ACCOUNT), "b"),
-    "claim": lambda ledger: claimed_ids(ledger.account(ACCOUNT)),
-    "record": lambda ledger: record(ledger.account(ACCOUNT), answered("a", 3)),
-    "lease": lambda ledger: ledger.account(ACCOUNT).leases.take("tables", "2025-10-09", "run"),
-}
-
-
-@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
-def test_a_locked_ledger_says_so_and_works_again_afterwards(
-    file: Path, url: str, write: Callable[[JobLedger], object]
-) -> None:
+def test_a_locked_ledger_says_so_and_works_again_afterwards(file: Path, url: str) -> None:
     with JobLedger.create(url, busy_timeout=0.05) as ledger:
-        track(ledger.account(ACCOUNT), "a")
-        before = (ledger.version(), list(ledger.account(ACCOUNT).jobs()))
+        account = ledger.account(ACCOUNT)
+        track(account, "a")
+        before = list(account.jobs())
         with locked(file), pytest.raises(LedgerUnavailableError, match=r"ledger\.sqlite cannot be used now.*locked"):
-            write(ledger)
-        assert (ledger.version(), list(ledger.account(ACCOUNT).jobs())) == before
-        write(ledger)
+            record(account, answered("a", 3))
+        assert list(account.jobs()) == before
+        assert record(account, answered("a", 3)).completed == 1
 
 
 def test_creating_a_ledger_in_a_locked_database_says_so(file: Path, url: str) -> None:

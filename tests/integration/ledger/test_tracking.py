@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from akool_dagster.base.accounts import InvalidAccountError
+from akool_dagster.base.partitions import END_OF_TIME
 from akool_dagster.ledger import (
     AccountLedger,
     InvalidJobError,
@@ -21,6 +22,7 @@ from tests.clock import FakeClock
 from tests.integration.ledger.helpers import (
     DAY,
     NOW,
+    SQLITE_ONLY,
     abandon,
     answered,
     claimed_ids,
@@ -45,30 +47,11 @@ def test_a_new_id_is_pending_and_due_at_once(account: AccountLedger) -> None:
     assert (job.labels, job.polls, job.misses) == ('{"campaign":"spring"}', 0, 0)
 
 
-def test_tracking_a_known_id_changes_nothing(ledger: JobLedger, account: AccountLedger, clock: FakeClock) -> None:
-    track(account, "a", labels={"k": "v"})
-    before, version = job_of(account, "a"), ledger.version()
-    clock.advance(100)
-    assert track(account, "a", labels={"k": "v"}) == TrackReport(known=1)
-    assert (job_of(account, "a"), ledger.version()) == (before, version)
-
-
 def test_labels_are_merged_and_the_newest_value_wins(account: AccountLedger) -> None:
-    odd = {"": "never", "Straße": 'é 漢 🎬 "\\ \n', "0": "null"}
-    del odd[""]
+    odd = {"Straße": 'é 漢 🎬 "\\ \n', "0": "null"}
     track(account, "a", labels={"campaign": "spring", "team": "one"} | odd)
     assert track(account, "a", labels={"team": "two", "cost": "7"}) == TrackReport(known=1, relabelled=1)
     assert json.loads(job_of(account, "a").labels) == {"campaign": "spring", "cost": "7", "team": "two"} | odd
-
-
-def test_a_final_job_gains_labels_and_nothing_else(account: AccountLedger) -> None:
-    complete(account, "a")
-    before = job_of(account, "a")
-    assert track(account, "a", labels={"k": "v"}, again=True) == TrackReport(known=1, relabelled=1)
-    after = job_of(account, "a")
-    assert after.labels == '{"k":"v"}'
-    assert (after.state, after.settled_at, after.payload) == (before.state, before.settled_at, before.payload)
-    assert (after.video_state, after.next_poll_at) == (before.video_state, before.next_poll_at)
 
 
 def test_an_id_given_twice_counts_once_and_keeps_the_labels_of_both(account: AccountLedger) -> None:
@@ -79,12 +62,6 @@ def test_an_id_given_twice_counts_once_and_keeps_the_labels_of_both(account: Acc
     ]
     assert account.track(requests) == TrackReport(added=1, repeated=1)
     assert job_of(account, upper.lower()).labels == '{"a":"1","b":"2"}'
-
-
-def test_ids_that_only_look_alike_stay_apart_and_are_listed_by_bytes(account: AccountLedger) -> None:
-    ids = ["-", "0", "ABC", "Z", "_", "a", "a-c", "a_c", "abc"]
-    assert track(account, *reversed(ids)).added == len(ids)
-    assert [job.job_id for job in account.jobs()] == ids
 
 
 def test_one_bad_id_or_label_leaves_everything_untracked(account: AccountLedger) -> None:
@@ -108,7 +85,7 @@ def test_accounts_do_not_see_or_touch_each_other(ledger: JobLedger, account: Acc
     record(account, answered("a", 3))
     account.videos.keep_url("a", "https://cdn.example/2", NOW)
     account.videos.store("a", {"path": "a.mp4"})
-    account.pruning.prune(["a"])
+    account.pruning.prune(["a"], END_OF_TIME)
     account.pruning.forget(["a"])
     assert list(other.jobs()) == [before]
     assert (other.landings.dirty(DAY, ["results"], videos=True), other.videos.due_hours()) == ([], [])
@@ -134,11 +111,11 @@ def test_only_tracking_again_reopens_a_job(account: AccountLedger, clock: FakeCl
     if state == JobState.MISSING:
         go_missing(account, clock, "a", code=1008)
     else:
-        record(account, answered("a", 1))
         abandon(account, clock, "a")
-    assert job_of(account, "a").state == state
+    given_up = job_of(account, "a")
+    assert given_up.state == state
     assert track(account, "a") == TrackReport(known=1)
-    assert claimed_ids(account) == []
+    assert (job_of(account, "a"), claimed_ids(account)) == (given_up, [])
     clock.advance(5)
     assert track(account, "a", again=True) == TrackReport(known=1, reopened=1)
     job, now = job_of(account, "a"), clock.now_ms()
@@ -166,16 +143,7 @@ def test_only_tracking_again_lets_a_video_be_tried_once_more(
     assert [video.job_id for video in account.videos.due(None, NOW + 1)] == ["a"]
 
 
-def test_more_ids_than_one_query_takes_are_all_tracked_and_listed(account: AccountLedger) -> None:
-    ids = [object_id(NOW, number) for number in range(1203)]
-    assert track(account, *ids) == TrackReport(added=1203)
-    assert track(account, *ids, labels={"k": "v"}) == TrackReport(known=1203, relabelled=1203)
-    assert [job.job_id for job in account.jobs()] == ids
-    record(account, *(answered(job_id, 4) for job_id in ids[:600]))
-    assert [job.job_id for job in account.jobs(JobState.FAILED)] == ids[:600]
-    assert [job.job_id for job in account.jobs(JobState.PENDING)] == ids[600:]
-
-
+@SQLITE_ONLY
 @pytest.mark.parametrize(
     "name", ["", "../", "a/b", "my-team", " akool", "akool\n", "a" * 65, "ä", "_", "7up", "class", 5, None]
 )

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
+from akool_dagster.base.partitions import END_OF_TIME
 from akool_dagster.ledger import AccountLedger, JobForgottenError, JobLedger, VideoState
-from akool_dagster.ledger.records import DueVideo, DueVideos, VideoFailure
+from akool_dagster.ledger.records import DueVideo, VideoFailure
 from tests.clock import FakeClock
 from tests.integration.ledger.helpers import (
     DAY,
     HOUR,
-    MINUTE,
     NOW,
     THIS_HOUR,
     answered,
@@ -44,72 +44,32 @@ def test_a_completed_job_has_a_due_video_and_others_have_none(account: AccountLe
     ]
 
 
-def test_the_first_to_expire_comes_first_and_ties_go_by_id(account: AccountLedger) -> None:
-    track(account, "a", "b", "c", "Z")
-    record(account, *(expiring(job_id, NOW + at) for job_id, at in (("a", 3), ("b", 1), ("Z", 2), ("c", 2))))
-    assert due_ids(account, 0) == ["b", "Z", "c", "a"]
-
-
-def test_only_the_videos_of_the_stretch_are_due_and_hours_count_theirs(account: AccountLedger) -> None:
+def test_the_videos_of_a_stretch_are_due_and_the_first_to_expire_comes_first(account: AccountLedger) -> None:
     start = THIS_HOUR - DAY
     before, first, last, after = (object_id(at) for at in (start - 1000, start, start + HOUR - 1000, start + HOUR))
-    track(account, before, first, last, after)
-    record(account, *(expiring(job_id, NOW + at) for job_id, at in ((before, 9), (first, 8), (last, 7), (after, 6))))
-    assert due_ids(account, start, start + HOUR) == [last, first]
-    assert due_ids(account, None, start + HOUR) == [last, first, before]
-    assert account.videos.due_hours() == [
-        DueVideos(hour_at=start - HOUR, due=1, earliest_expiry=NOW + 9),
-        DueVideos(hour_at=start, due=2, earliest_expiry=NOW + 7),
-        DueVideos(hour_at=start + HOUR, due=1, earliest_expiry=NOW + 6),
-    ]
+    tie = object_id(start, 1)
+    expiries = {before: 9, first: 8, tie: 8, last: 7, after: 6}
+    track(account, *expiries)
+    record(account, *(expiring(job_id, NOW + at) for job_id, at in expiries.items()))
+    assert due_ids(account, start, start + HOUR) == [last, first, tie]
+    assert due_ids(account, None, start + HOUR) == [last, first, tie, before]
 
 
-def test_a_failed_download_is_due_again_at_its_time(account: AccountLedger, clock: FakeClock) -> None:
-    complete(account, "a")
-    fail(account, "a", VideoState.PENDING, next_at=NOW + MINUTE)
-    job = job_of(account, "a")
-    assert (job.video_state, job.video_attempts, job.video_error) == (VideoState.PENDING, 1, "404")
-    clock.advance(59.999)
-    assert (due_ids(account), account.videos.due_hours()) == ([], [])
-    clock.advance(0.001)
-    assert (due_ids(account), account.videos.due_hours()[0].due) == (["a"], 1)
-
-
-def test_refusals_add_up_and_what_could_not_be_kept_counts_for_nothing(account: AccountLedger) -> None:
+def test_failed_attempts_add_up_until_the_video_is_stored(account: AccountLedger, clock: FakeClock) -> None:
     complete(account, "a")
     fail(account, "a", VideoState.PENDING, next_at=NOW, refused=True)
     fail(account, "a", VideoState.PENDING, next_at=NOW)
-    fail(account, "a", VideoState.PENDING, next_at=NOW + 5, refused=True, counts=False)
+    fail(account, "a", VideoState.PENDING, next_at=NOW + 5, refused=True, counts=False)  # it could not be kept
     job = job_of(account, "a")
-    assert (job.video_attempts, job.video_refusals, job.video_next_at) == (2, 1, NOW + 5)
-    account.videos.store("a", {})
-    assert (job_of(account, "a").video_attempts, job_of(account, "a").video_refusals) == (3, 0)
-
-
-def test_a_stored_video_is_kept_with_its_record(account: AccountLedger) -> None:
-    complete(account, "a")
+    assert (job.video_attempts, job.video_refusals, job.video_next_at, job.video_error) == (2, 1, NOW + 5, "404")
+    assert due_ids(account) == []
+    clock.advance(0.005)
+    assert due_ids(account) == ["a"]
     account.videos.store("a", {"path": "akool/videos/a.mp4", "bytes": 5, "sha256": None})
     job = job_of(account, "a")
-    assert (job.state, job.video_state, job.video_error, job.video_next_at) == ("completed", "stored", None, None)
+    assert (job.video_state, job.video_attempts, job.video_refusals, job.video_error) == ("stored", 3, 0, None)
     assert json.loads(job.video_record or "") == {"path": "akool/videos/a.mp4", "bytes": 5, "sha256": None}
-    assert due_ids(account) == []
-
-
-@pytest.mark.parametrize("state", [VideoState.STORED, VideoState.LOST, VideoState.UNVERIFIED])
-def test_the_end_of_a_video_is_final(
-    ledger: JobLedger, account: AccountLedger, clock: FakeClock, state: VideoState
-) -> None:
-    complete(account, "a")
-    if state == VideoState.STORED:
-        account.videos.store("a", {"path": "a.mp4"})
-    else:
-        fail(account, "a", state)
-    before, version = job_of(account, "a"), ledger.version()
-    assert (before.video_state, before.video_attempts, before.video_next_at) == (state, 1, None)
-    clock.advance(30 * DAY / 1000)
-    account.videos.store("a", {"path": "late.mp4"})
-    fail(account, "a", VideoState.PENDING, next_at=NOW)
-    assert (job_of(account, "a"), ledger.version(), due_ids(account)) == (before, version, [])
+    assert (due_ids(account), job.video_next_at) == ([], None)
 
 
 def test_a_pending_video_has_a_next_attempt_and_an_ended_one_has_none() -> None:
@@ -120,6 +80,7 @@ def test_a_pending_video_has_a_next_attempt_and_an_ended_one_has_none() -> None:
 
 def test_a_job_that_did_not_complete_has_no_video(ledger: JobLedger, account: AccountLedger) -> None:
     track(account, "a")
+    record(account, answered("a", 2))
     before, version = job_of(account, "a"), ledger.version()
     account.videos.store("a", {"path": "a.mp4"})
     fail(account, "unknown")
@@ -128,12 +89,8 @@ def test_a_job_that_did_not_complete_has_no_video(ledger: JobLedger, account: Ac
     assert (job_of(account, "a"), ledger.version()) == (before, version)
 
 
-@pytest.mark.parametrize("pruned", [False, True])
-def test_the_video_of_a_forgotten_job_is_not_recorded(account: AccountLedger, pruned: bool) -> None:
+def test_the_video_of_a_forgotten_job_is_not_recorded(account: AccountLedger) -> None:
     complete(account, "a")
-    if pruned:
-        account.videos.store("a", {})
-        account.pruning.prune(["a"])
     account.pruning.forget(["a"])
     before = job_of(account, "a")
     with pytest.raises(JobForgottenError, match="a was forgotten"):
@@ -149,7 +106,7 @@ def test_a_stored_video_whose_file_is_gone_is_pending_again(account: AccountLedg
     complete(account, "a", "b", "pruned")
     for job_id in ("a", "pruned"):
         account.videos.store(job_id, {"path": "a.mp4"})
-    account.pruning.prune(["pruned"])
+    account.pruning.prune(["pruned"], END_OF_TIME)
     clock.advance(5)
     version = job_of(account, "a").version
     assert account.videos.reopen(["pruned", "b", "a"]) == 1
@@ -175,12 +132,3 @@ def test_a_newer_url_replaces_the_one_there_was_and_nothing_else(account: Accoun
     account.videos.keep_url("a", "https://cdn.example/3.mp4", NOW + 99 * DAY)
     assert job_of(account, "a") == before
     assert dirty_hours(account) == asked
-
-
-def test_the_first_url_of_a_job_that_completed_without_one_asks_for_a_landing(account: AccountLedger) -> None:
-    track(account, "a")
-    for _ in range(6):
-        record(account, answered("a", 3, url=False))
-    account.videos.keep_url("a", "https://cdn.example/a.mp4", NOW, is_first=True)
-    version = job_of(account, "a").version
-    assert dirty_hours(account) == {THIS_HOUR: (version, version)}

@@ -142,9 +142,16 @@ def test_no_answer_changes_nothing_but_when_and_why_to_poll_again(job: PolledJob
 
 
 @given(jobs, st.booleans())
-def test_what_akool_calls_completed_is_never_abandoned_for_its_missing_url(job: PolledJob, has_video_url: bool) -> None:
+def test_status_3_without_a_url_is_looked_at_five_times_more_unless_the_job_is_too_old(
+    job: PolledJob, has_video_url: bool
+) -> None:
     done = Answered(job_id="a", status=3, payload="{}", has_video_url=has_video_url, video_expires_at=NOW)
-    assert seen(replace(job, watched_since=NOW - LIMITS.give_up_ms), done).state == JobState.COMPLETED
+    after = seen(job, done)
+    if has_video_url or job.urlless_polls >= 5 or NOW - job.watched_since >= LIMITS.give_up_ms:
+        assert after.state == JobState.COMPLETED
+        assert has_video_url or "video_url" in (after.video_error or "")
+    else:
+        assert (after.state, after.urlless_polls) == (JobState.PENDING, job.urlless_polls + 1)
 
 
 def test_one_look_under_a_clock_that_went_ahead_abandons_nothing() -> None:

@@ -23,9 +23,9 @@ from hypothesis.stateful import (
 
 from akool_dagster.emulator import FAULT_KINDS, AkoolEmulator, EmulatedJob
 from tests.deployment import object_id
-from tests.simulation.effects import Effects, Plan, tap, trouble
-from tests.simulation.ledgers import Backup
-from tests.simulation.world import DAY_SECONDS, TABLE_NAMES, Run, World
+from tests.integration.simulation.effects import Effects, Plan, tap, trouble
+from tests.integration.simulation.ledgers import Backup
+from tests.integration.simulation.world import DAY_SECONDS, TABLE_NAMES, Run, World
 from tests.thoroughness import NIGHTLY, thorough
 
 pytest_plugins = ["tests.integration.ledger_databases"]
@@ -245,7 +245,7 @@ def test_everything_settles_once_the_trouble_stops(
     run_state_machine_as_test(
         type("SettlingHere", (Settling,), attributes),
         settings=settings(
-            max_examples=thorough(6, 250),
+            max_examples=thorough(4, 250),
             stateful_step_count=20,
             deadline=None,
             derandomize=not NIGHTLY,
@@ -261,8 +261,8 @@ def test_a_process_that_ends_badly_at_any_effect_is_made_good(
     ledger_url: str, tmp_path: Path, emulator: AkoolEmulator, effects: Effects, job: str, trap: str
 ) -> None:
     """Kill it there, let it fail there, or hold it up until another has done its work."""
-    stride = thorough(14, 1)
-    at = thorough(4, 0) if ledger_url.startswith("postgresql") else 0  # so that the two take different effects
+    stride = thorough(28, 1)
+    at = thorough(9, 0) if ledger_url.startswith("postgresql") else 0  # so that the two take different effects
     interrupted = 0
     while True:
         world = World(tmp_path, ledger_url, emulator, effects)

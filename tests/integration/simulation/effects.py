@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from akool_dagster.api.client import AkoolClient
+from akool_dagster.base.clock import Clock
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.errors import LedgerUnavailableError
 from akool_dagster.storage import StorageError, StorageRoot
+from tests.clock import FakeClock
 
 
 class Killed(BaseException):
@@ -128,6 +130,14 @@ def tap(patch: pytest.MonkeyPatch, effects: Effects) -> None:
         effects.reach("after ledger write")
 
     patch.setattr(Database, "write", tapped_write)
+
+    lock = StorageRoot.lock
+
+    def tapped_lock(self: StorageRoot, relative: str, *, seconds: float, clock: Clock) -> AbstractContextManager[None]:
+        # A process that holds the lock is held up in this very thread: to wait for it would take real time for nothing.
+        return lock(self, relative, seconds=seconds, clock=FakeClock())
+
+    patch.setattr(StorageRoot, "lock", tapped_lock)
 
     unlink = Path.unlink
 
