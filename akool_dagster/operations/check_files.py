@@ -89,7 +89,8 @@ def _compare_rows(
 ) -> dict[str, _VideoFile]:
     """Report the ids on which the tables and the ledger do not agree; return the videos that the tables have stored."""
     adopt, forget = ledger_command("adopt", account.name), ledger_command("forget ID...", account.name)
-    rowless, stored = set(account.pruning.tombstones()), {}
+    rowless = set(account.pruning.tombstones())
+    stored: dict[str, _VideoFile] = {}
     found: dict[str, set[str]] = {difference: set() for difference in _DIFFERENCES}
     for window, files in there.by_window().items():
         states = account.inspection.states(*window)

@@ -173,7 +173,7 @@ def ended_without_version(rows: dict[str, dict[str, Row]]) -> dict[tuple[str, st
     }
 
 
-@settings(max_examples=thorough(12, 400), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=thorough(20, 400), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     many=st.lists(lives, min_size=1, max_size=6, unique_by=lambda life: life.job_id),
     granularity=st.sampled_from(["daily", "hourly"]),
@@ -236,7 +236,7 @@ def ended_ids(rows: dict[str, dict[str, Row]]) -> set[str]:
     }
 
 
-@settings(max_examples=thorough(6, 150), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=thorough(10, 150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     many=st.lists(lives, min_size=1, max_size=6, unique_by=lambda life: life.job_id),
     lost=st.sets(st.sampled_from(ALL), max_size=3),

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from akool_dagster import JobLedger
 from akool_dagster.ledger import Missed, Unreadable, VideoState
 from akool_dagster.ledger.records import VideoFailure
-from akool_dagster.operations.check import CheckReport, check
-from akool_dagster.operations.findings import Level
+from akool_dagster.operations.check import check
+from akool_dagster.operations.findings import CheckReport, Level
 from akool_dagster.operations.video_files import reopen_missing
 from akool_dagster.storage import StorageRoot
 from akool_dagster.storage.marker import Mark, write_mark
