@@ -102,9 +102,10 @@ def _ended(job_id: str, end: JobState, rows: Mapping[str, Row], home: Window) ->
     """Return the columns of a job that ended."""
     sent, status_row, spans = (rows.get(table, _NOTHING) for table in ("results", "statuses", "durations"))
     video = rows.get("videos", _NOTHING)
-    settled_at = _or(sent.get("settled_at"), status_row.get("settled_at"), sent.get("update_time"), home[0])
-    # Without `statuses`, the spans tell when polling saw the job.
-    processing = _or(status_row.get("processing_seen_at"), _before(settled_at, spans.get("processing_seconds")))
+    shown_at = _or(sent.get("settled_at"), status_row.get("settled_at"))
+    settled_at = _or(shown_at, sent.get("update_time"), home[0])
+    # Without `statuses`, the spans tell when polling saw the job, counted back from the time it settled.
+    processing = _or(status_row.get("processing_seen_at"), _before(shown_at, spans.get("processing_seconds")))
     queueing = _or(status_row.get("queueing_seen_at"), _before(processing, spans.get("queue_seconds")))
     row = _sent_row(job_id, sent, video)
     values: dict[str, Any] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from akool_dagster import JobLedger
@@ -80,6 +80,12 @@ lives = st.builds(
     sent=sent_fields,
     known=st.sampled_from(["nothing", "start", "end", "later"]),
 )
+
+
+SPANS_WITHOUT_TIMES = Life(
+    job_id=object_id(NOW + 900 * DAY), labels={}, seen=[2], end="completed", video="stored", known="end"
+)
+"""Its rows have spans, and no time to count them from: none must be made up."""
 
 
 def live(account: AccountLedger, clock: FakeClock, life: Life, *, to_end: bool = True) -> None:
@@ -179,6 +185,7 @@ def ended_without_version(rows: dict[str, dict[str, Row]]) -> dict[tuple[str, st
     granularity=st.sampled_from(["daily", "hourly"]),
     tables=st.just(frozenset(ALL)) | st.frozensets(st.sampled_from(ALL), min_size=1),
 )
+@example(many=[SPANS_WITHOUT_TIMES], granularity="daily", tables={"videos", "durations"})
 def test_what_the_tables_know_is_tracked_or_settled_with_its_times_and_labels(
     deployments: Deployments, many: Sequence[Life], granularity: str, tables: Collection[str]
 ) -> None:
