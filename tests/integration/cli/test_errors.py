@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -67,7 +68,8 @@ def test_every_command_has_help(command: Command, arguments: str) -> None:
 def test_the_installed_command_says_its_version_unless_its_output_is_closed(command: Command) -> None:
     assert command("--version").stdout.strip().endswith(version("akool-dagster"))
     script = Path(sys.executable).with_name("akool-dagster")
-    environment = {"DAGSTER_HOME": str(command.home)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AKOOL_")}
+    environment["DAGSTER_HOME"] = str(command.home)
     line = ["/bin/sh", "-c", f"{script} jobs >&-"]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, "")
