@@ -13,11 +13,11 @@ import click
 from akool_dagster.base.clock import SystemClock
 from akool_dagster.cli.options import account_option, confirm, yes_option
 from akool_dagster.cli.terminal import printable
-from akool_dagster.ledger import JobLedger
-from akool_dagster.operations.adopt import AdoptionPlan, AdoptionReport, adopt, plan_adoption
-from akool_dagster.operations.check import CheckReport, check
-from akool_dagster.operations.findings import Finding, Level
-from akool_dagster.operations.forget import ForgetReport, forget
+from akool_dagster.ledger import AccountLedger, JobLedger
+from akool_dagster.operations.adopt import adopt, plan_adoption
+from akool_dagster.operations.check import check
+from akool_dagster.operations.findings import CheckReport, Finding, Level, has_no_problem
+from akool_dagster.operations.forget import forget
 from akool_dagster.operations.prune import prune
 from akool_dagster.settings import ledger_url_from, settings_from
 from akool_dagster.storage import StorageRoot
@@ -52,7 +52,7 @@ def check_command(files: bool, as_json: bool, account: str) -> None:
         click.echo(json.dumps({"ok": report.ok, **asdict(report)}, indent=1))
     else:
         _echo_check(report)
-    _exit(report.ok)
+    _exit(report.findings)
 
 
 def _echo_check(report: CheckReport) -> None:
@@ -82,26 +82,15 @@ def adopt_command(yes: bool, account: str) -> None:
     or start anew in an empty place. Jobs that only the tables know are tracked, and nothing is taken back. Then every
     partition lands again. Run it again after a crash. Asks before it begins; in a script answer with --yes.
     """
-    with _opened(account) as (ledger, root):
-        mine = ledger.account(account)
-        plan = plan_adoption(mine, root)
-        _echo_plan(plan, ledger, root, account)
+    with _opened(account) as (_ledger, mine, root):
+        place, there = root.uri(account), plan_adoption(mine, root)
+        known = f"It has {len(there.files)} table files."
+        if there.reason is None:
+            click.echo(f"{place} is ledger {mine.ledger_id}'s already. {known} Adopting again does no harm.")
+        else:
+            click.echo(f"{place} is not ledger {mine.ledger_id}'s: {there.reason}. {known}")
         confirm("Is every deployment with another ledger of this root stopped, and shall it be so?", yes)
-        report = adopt(mine, root, plan, clock=SystemClock(), progress=lambda line: click.echo(line, err=True))
-        _echo_adoption(report)
-        click.echo(f"{root.uri(account)} is ledger {ledger.ledger_id}'s. The next ticks land every partition again.")
-    _exit(not any(finding.level == Level.PROBLEM for finding in report.findings))
-
-
-def _echo_plan(plan: AdoptionPlan, ledger: JobLedger, root: StorageRoot, account: str) -> None:
-    place, there = root.uri(account), f"It has {len(plan.files)} table files."
-    if plan.reason is None:
-        click.echo(f"{place} is ledger {ledger.ledger_id}'s already. {there} Adopting again does no harm.")
-    else:
-        click.echo(f"{place} is not ledger {ledger.ledger_id}'s: {plan.reason}. {there}")
-
-
-def _echo_adoption(report: AdoptionReport) -> None:
+        report = adopt(mine, root, there, clock=SystemClock(), progress=lambda line: click.echo(line, err=True))
     _echo_findings(report.findings)
     jobs = report.jobs
     click.echo(
@@ -113,6 +102,8 @@ def _echo_adoption(report: AdoptionReport) -> None:
         click.echo(f"{report.asked_again} ended without a row in results: Akool is asked for them again.")
     if jobs.added:
         click.echo("Jobs that never landed are in no table: track them again.")
+    click.echo(f"{place} is ledger {mine.ledger_id}'s. The next ticks land every partition again.")
+    _exit(report.findings)
 
 
 @ledger_group.command("prune")
@@ -132,10 +123,8 @@ def prune_command(days: int, dry_run: bool, account: str) -> None:
     Jobs that failed, or whose video is stored or lost, keep their id, partition and end. From then on the tables'
     files are the only copy: back them up. --dry-run says first what would be emptied.
     """
-    with _opened(account) as (ledger, root):
-        report = prune(
-            ledger, ledger.account(account), root, older_than_days=days, clock=SystemClock(), dry_run=dry_run
-        )
+    with _opened(account) as (ledger, mine, root):
+        report = prune(ledger, mine, root, older_than_days=days, clock=SystemClock(), dry_run=dry_run)
     _echo_findings(report.findings)
     what = "would be pruned" if dry_run else "pruned"
     click.echo(
@@ -144,7 +133,7 @@ def prune_command(days: int, dry_run: bool, account: str) -> None:
     )
     if report.pruned and not dry_run:
         click.echo("The database reuses the space. To give it back to the disk, stop the daemon and run VACUUM.")
-    _exit(not any(finding.level == Level.PROBLEM for finding in report.findings))
+    _exit(report.findings)
 
 
 @ledger_group.command("forget")
@@ -157,14 +146,9 @@ def forget_command(ids: tuple[str, ...], yes: bool, account: str) -> None:
     For a person's right, or a mistake. It cannot be undone: a forgotten id is never tracked again. Run it again after
     a crash. Asks before it begins; in a script answer with --yes.
     """
-    with _opened(account) as (ledger, root):
+    with _opened(account) as (_ledger, mine, root):
         confirm(f"Remove the rows, videos and answers of {len(set(ids))} jobs for good?", yes)
-        report = forget(ledger.account(account), root, ids, clock=SystemClock())
-    _echo_forgotten(report)
-    _exit(not report.findings)
-
-
-def _echo_forgotten(report: ForgetReport) -> None:
+        report = forget(mine, root, ids, clock=SystemClock())
     _echo_findings(report.findings)
     click.echo(
         f"{report.jobs} jobs forgotten: {report.rows} rows of {report.tables} table files and {report.files} files of "
@@ -176,15 +160,16 @@ def _echo_forgotten(report: ForgetReport) -> None:
         "Not touched: Dagster's event log, backups of the ledger and the storage, and tables that another IO manager "
         "keeps. After restoring a backup, run this command again."
     )
+    _exit(report.findings)
 
 
 @contextmanager
-def _opened(account: str) -> Iterator[tuple[JobLedger, StorageRoot]]:
+def _opened(account: str) -> Iterator[tuple[JobLedger, AccountLedger, StorageRoot]]:
     settings = settings_from(os.environ)
     root = StorageRoot(settings.storage_root)
     with JobLedger.open(settings.ledger_url) as ledger:
         click.echo(f"Account {account}, ledger {ledger.ledger_id} at {ledger.shown_url}, storage root {root.uri()}")
-        yield ledger, root
+        yield ledger, ledger.account(account), root
 
 
 def _echo_findings(findings: Sequence[Finding]) -> None:
@@ -199,6 +184,7 @@ def _in_words(numbers: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {what}" for what, number in sorted(numbers.items()) if number) or "none"
 
 
-def _exit(ok: bool) -> None:
-    if not ok:
+def _exit(findings: Sequence[Finding]) -> None:
+    """End the command with 1 when one of the findings is a problem."""
+    if not has_no_problem(findings):
         click.get_current_context().exit(1)

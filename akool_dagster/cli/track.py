@@ -43,15 +43,16 @@ def track(
     if not ids and source is None:
         raise click.UsageError("Give at least one ID, or --from-file PATH (- for standard input).")
     common = dict(_parsed_label(label) for label in labels)
-    given: list[tuple[str | None, TrackInput]] = []
+    given: dict[str, TrackInput] = {}
     if ids:
-        given.append((None, parse_track_input("\n".join(ids), common)))
+        given["argument"] = parse_track_input("\n".join(ids), common)
     if source is not None:
-        given.append((source, parse_track_input(_text_of(source), common, format_)))
-    for name, parsed in given:
-        _echo_problems(name, parsed)
-    requests = [request for _, parsed in given for request in parsed.requests]
-    refused = sum(len(parsed.problems) for _, parsed in given)
+        given[f"{source}, line"] = parse_track_input(_text_of(source), common, format_)
+    for place, parsed in given.items():
+        for problem in parsed.problems:
+            click.echo(f"{place} {problem.line}: {problem.message}", err=True)
+    requests = [request for parsed in given.values() for request in parsed.requests]
+    refused = sum(len(parsed.problems) for parsed in given.values())
     if refused and not requests:
         raise click.ClickException(f"refused: {refused} (see above). Nothing was tracked.")
     url = ledger_url_from(os.environ)
@@ -120,9 +121,3 @@ def _text_of(source: str) -> str:
         raise click.ClickException(f"Cannot read {source}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise click.ClickException(f"{source} is not UTF-8 text (byte {error.start}). Nothing was tracked.") from error
-
-
-def _echo_problems(name: str | None, parsed: TrackInput) -> None:
-    for problem in parsed.problems:
-        where = f"argument {problem.line}" if name is None else f"{name}, line {problem.line}"
-        click.echo(f"{where}: {problem.message}", err=True)

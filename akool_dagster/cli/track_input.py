@@ -1,4 +1,4 @@
-"""Ids to track, as people have them: one a line, in CSV or in JSON."""
+"""Reads the ids to track, and their labels, from plain lists, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from akool_dagster.base.job_ids import OBJECT_ID_PATTERN
@@ -78,22 +79,24 @@ def parse_track_input(text: str, labels: Mapping[str, str] | None = None, format
 
 
 def _entries(lines: Sequence[str], format_: str) -> Iterable[_Entry | Problem]:
-    blank = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
-    first = "".join(lines[blank : blank + 1]).strip()
+    begin, first = next(((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()), (1, ""))
     delimiter = next((one for one in DELIMITERS if not _columns(first, one).isdisjoint(ID_COLUMNS)), None)
     if format_ == "auto":
-        is_json = first.startswith(("{", "["))
-        if delimiter is None and not is_json and (problem := _unclear(lines, blank)):
+        if delimiter is not None:
+            format_ = "csv"
+        elif first.startswith(("{", "[")):
+            format_ = "json"
+        elif problem := _unclear(lines, begin):
             return [problem]
-        is_json |= first.startswith('"') and delimiter is None
-        format_ = "json" if is_json else "lines" if delimiter is None else "csv"
+        else:
+            format_ = "json" if first.startswith('"') else "lines"
     if format_ == "json":
-        return _json(lines, blank)
-    if format_ == "csv":
-        if delimiter is None:
-            return [Problem(line=blank + 1, message=f"the first line, {first[:80]!r}, names no column _id.")]
-        return _csv_rows(lines[blank:], blank, delimiter)
-    return [(number, raw_id, None) for number, line in enumerate(lines, start=1) for raw_id in _words(line)]
+        return _json(lines, begin)
+    if format_ == "lines":
+        return [(number, raw_id, None) for number, line in enumerate(lines, start=1) for raw_id in _words(line)]
+    if delimiter is None:
+        return [Problem(line=begin, message=f"the first line, {first[:80]!r}, names no column _id.")]
+    return _csv_rows(lines, delimiter)
 
 
 def _words(line: str) -> list[str]:
@@ -107,12 +110,12 @@ def _columns(first: str, delimiter: str) -> set[str]:
         return set()
 
 
-def _unclear(lines: Sequence[str], blank: int) -> Problem | None:
+def _unclear(lines: Sequence[str], begin: int) -> Problem | None:
     """Return the first line that makes the text look like a table without an id column."""
     for number, line in enumerate(lines, start=1):
         ids, shown = _words(line), repr(line.strip()[:80])
         from_akool = sum(OBJECT_ID_PATTERN.fullmatch(raw_id) is not None for raw_id in ids)
-        if number == blank + 1 and not HEADER_NAMES.isdisjoint(re.split(r'[\s,;"]+', line.lower())):
+        if number == begin and not HEADER_NAMES.isdisjoint(re.split(r'[\s,;"]+', line.lower())):
             what = f"the first line, {shown}, is a header without a column _id"
         elif re.search(r"[;\t]", line.strip()) or 0 < from_akool < len(ids):
             what = f"{shown} is a row of a table, not ids only"
@@ -126,14 +129,13 @@ def _unclear(lines: Sequence[str], blank: int) -> Problem | None:
     return None
 
 
-def _json(lines: Sequence[str], lines_before: int) -> Iterator[_Entry | Problem]:
-    """Read one JSON text over all lines or, where that is none, one a line."""
+def _json(lines: Sequence[str], begin: int) -> Iterator[_Entry | Problem]:
+    """Read one JSON text over all lines, or one JSON text a line."""
     whole = "".join(lines)
-    try:
+    texts = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    with suppress(ValueError, RecursionError):
         json.loads(whole)
-        texts = [(lines_before + 1, whole)]
-    except (ValueError, RecursionError):
-        texts = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+        texts = [(begin, whole)]
     for number, text in texts:
         try:
             value = json.loads(text)
@@ -149,29 +151,31 @@ def _json(lines: Sequence[str], lines_before: int) -> Iterator[_Entry | Problem]
                 yield Problem(line=number, message=f"item {place}: no text under {' or '.join(ID_COLUMNS)}")
 
 
-def _csv_rows(lines: Sequence[str], lines_before: int, delimiter: str) -> Iterator[_Entry | Problem]:
+def _csv_rows(lines: Sequence[str], delimiter: str) -> Iterator[_Entry | Problem]:
     reader = csv.reader(lines, _Csv, delimiter=delimiter)
-    header = [cell.strip() for cell in next(reader)]
+    header = next([cell.strip() for cell in row] for row in reader if any(map(str.strip, row)))
     column = next(name for name in ID_COLUMNS if name in header)
     while True:
-        line = lines_before + reader.line_num + 1
+        line = reader.line_num + 1
         try:
-            cells = next(reader, None)
-            if cells is None:
-                return
-            row = dict(zip(header, cells, strict=False))
-            raw_id, labels = row.get(column, ""), row.get("labels", "").strip()
-            if raw_id.strip():
-                yield line, raw_id, json.loads(labels) if labels else None
-            elif any(cell.strip() for cell in cells):
-                yield Problem(line=line, message=f"no id in column {column}")
+            cells = next(reader)
+        except StopIteration:
+            return
         except csv.Error as error:
-            yield Problem(line=line, message=f"not CSV, read up to line {lines_before + reader.line_num}: {error}")
-        except (ValueError, RecursionError) as error:
-            yield Problem(line=line, message=f"labels are not a JSON object: {error}")
+            yield Problem(line=line, message=f"not CSV, read up to line {reader.line_num}: {error}")
+            continue
+        row = dict(zip(header, cells, strict=False))
+        if row.get(column, "").strip():
+            yield line, row[column], row.get("labels")
+        elif any(map(str.strip, cells)):
+            yield Problem(line=line, message=f"no id in column {column}")
 
 
 def _labels(value: object) -> Mapping[str, str]:
+    """Return labels as texts, given an object, or JSON text in a cell of CSV."""
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value.strip() or "null")
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -6,29 +6,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from akool_dagster.base.clock import Clock
-from akool_dagster.base.job_ids import OBJECT_ID_PATTERN
+from akool_dagster.base.partitions import END_OF_TIME
 from akool_dagster.ledger import AccountLedger, InvalidJobError
 from akool_dagster.ledger.adoption import AdoptReport, FoundJob
 from akool_dagster.ledger.records import partition_time
 from akool_dagster.ledger.rows import chunks
+from akool_dagster.operations.account_files import AccountFiles, account_files
 from akool_dagster.operations.findings import Finding, Level, named
 from akool_dagster.operations.found_jobs import found_job, shown_end
 from akool_dagster.operations.landed_rows import TableRows, read_rows
-from akool_dagster.operations.partitions import Window, by_window, granularities
+from akool_dagster.operations.partitions import Window
 from akool_dagster.storage import StorageError, StorageRoot
-from akool_dagster.storage.marker import Mark, OwnershipError, ledger_command, read_mark, write_mark
-from akool_dagster.tables.files import TableFile, table_files
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdoptionPlan:
-    """What there is to adopt."""
-
-    reason: str | None
-    """Why the root is not this ledger's; None when its marker names this ledger."""
-    mark: Mark
-    """What ``ledger.json`` will say."""
-    files: Sequence[TableFile]
+from akool_dagster.storage.marker import Mark, OwnershipError, ledger_command, write_mark
+from akool_dagster.tables.files import TableFile
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,16 +34,14 @@ class AdoptionReport:
     findings: list[Finding] = field(default_factory=list)
 
 
-def plan_adoption(account: AccountLedger, root: StorageRoot) -> AdoptionPlan:
-    """Return what `adopt` works on; nothing is changed.
+def plan_adoption(account: AccountLedger, root: StorageRoot) -> AccountFiles:
+    """Return the files that `adopt` works on; nothing is changed.
 
     Raises `OwnershipError` when the tables and the ledger have partitions of different lengths, and `StorageError`
     when the root cannot be reached.
     """
-    mark, reason = read_mark_or_why(account, root)
-    files = table_files(root, account.name)
-    shown = granularities(files)
-    known = account.landings.granularity()
+    there = account_files(account, root)
+    shown, known = there.granularities(), account.landings.granularity()
     if len(shown) > 1 or (shown and known not in (None, *shown)):
         ledger = "" if known is None else f" The ledger's partitions are {known}."
         raise OwnershipError(
@@ -61,43 +49,33 @@ def plan_adoption(account: AccountLedger, root: StorageRoot) -> AdoptionPlan:
             "one granularity: move the other files away, or give this ledger a storage root or a prefix of its own. "
             "Nothing was changed."
         )
-    granularity = known or next(iter(shown), None if mark is None else mark.granularity)
-    return AdoptionPlan(reason=reason, mark=Mark(ledger_id=account.ledger_id, granularity=granularity), files=files)
-
-
-def read_mark_or_why(account: AccountLedger, root: StorageRoot) -> tuple[Mark | None, str | None]:
-    """Return the root's mark, and why the root is not this ledger's. Raises `StorageError`."""
-    try:
-        mark = read_mark(root, account.name)
-    except OwnershipError as error:
-        return None, str(error)
-    if mark is None:
-        return None, "it has no ledger.json"
-    return mark, None if mark.ledger_id == account.ledger_id else f"its ledger.json names ledger {mark.ledger_id}"
+    return there
 
 
 def adopt(
     account: AccountLedger,
     root: StorageRoot,
-    plan: AdoptionPlan,
+    there: AccountFiles,
     *,
     clock: Clock,
     progress: Callable[[str], None] = lambda _line: None,
 ) -> AdoptionReport:
-    """Let the ledger know what the tables know, and make the root this ledger's.
+    """Let the ledger know what the tables know, and make the root this ledger's. ``there`` is from `plan_adoption`.
 
-    Running it again, also after a crash, does no harm: the marker is written last. A file that cannot be read is a
-    finding, and the others go on. Raises `LedgerError`, and `StorageError` when the root cannot be reached.
+    Running the command again, also after a crash, does no harm: the marker is written last. A file that cannot be read
+    is a finding, and the others go on. Raises `LedgerError`, and `StorageError` when the root cannot be reached.
     """
-    adoption = _Adoption(account, root, clock, plan.files)
-    for number, (window, files) in enumerate(by_window(plan.files).items(), start=1):
+    adoption = _Adoption(account, root, clock, there.files)
+    for number, (window, files) in enumerate(there.by_window().items(), start=1):
         adoption.partition(window, files)
         progress(f"Partition {files[0].key} is read ({number}).")
     adoption.report_lost_tombstones()
     account.adoption.land_everything_again()
-    if plan.mark.granularity is not None:
-        account.landings.settle_granularity(plan.mark.granularity)
-    write_mark(root, account.name, plan.mark)
+    shown = (*there.granularities(), None if there.mark is None else there.mark.granularity)
+    granularity = account.landings.granularity() or shown[0]
+    if granularity is not None:
+        account.landings.settle_granularity(granularity)
+    write_mark(root, account.name, Mark(ledger_id=account.ledger_id, granularity=granularity))
     account.landings.note_marked_root()
     return adoption.report
 
@@ -109,7 +87,7 @@ class _Adoption:
         self._clock = clock
         self._used = {file.table for file in files} | set(account.landings.enabled_assets())
         self._rowless = set(account.pruning.tombstones())
-        """Tombstones whose row was not met yet."""
+        """The tombstones whose row was not met yet."""
         self._strays: dict[str, list[Window]] = {}
         """The partitions of ids that have a row in another partition than their id tells."""
         self.report = AdoptionReport()
@@ -138,9 +116,8 @@ class _Adoption:
 
     def report_lost_tombstones(self) -> None:
         """Note the pruned jobs that are in no table."""
-        lost = sorted(self._rowless)
-        if lost:
-            self.report.findings.append(lost_tombstones(lost, self._root, self._account.name))
+        if self._rowless:
+            self.report.findings.append(lost_tombstones(sorted(self._rowless), self._root, self._account.name))
 
     def _read(self, file: TableFile) -> TableRows | None:
         try:
@@ -170,7 +147,7 @@ class _Adoption:
     def _also(self, job_id: str, window: Window) -> list[Window]:
         """Return the partitions met before this one that have a row of the job."""
         before = self._strays.get(job_id, [])
-        if not OBJECT_ID_PATTERN.fullmatch(job_id) or not window[0] <= partition_time(job_id, 2**62) < window[1]:
+        if not window[0] <= partition_time(job_id, END_OF_TIME) < window[1]:
             self._strays[job_id] = [*before, window]  # the others have one row: their id tells where
         return before
 
@@ -179,7 +156,7 @@ class _Adoption:
 
 
 def lost_tombstones(job_ids: Sequence[str], root: StorageRoot, account: str) -> Finding:
-    """Return what is to be said of pruned jobs that are in no table."""
+    """Return the finding for pruned jobs that are in no table."""
     return Finding(
         about="tables",
         what=f"{len(job_ids)} pruned jobs are in no readable table of {root.uri(account)}: {named(job_ids)}.",

@@ -1,195 +1,167 @@
-"""What the files in a storage root say, held against the ledger: read only."""
+"""Compares the files in a storage root with the ledger: read only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from akool_dagster.ledger import AccountLedger, JobState, VideoState
-from akool_dagster.ledger.records import FINAL_STATES
-from akool_dagster.operations.adopt import lost_tombstones, read_mark_or_why
-from akool_dagster.operations.findings import Finding, Level, named
+from akool_dagster.ledger.landings import VIDEOS
+from akool_dagster.ledger.records import REOPENABLE_STATES
+from akool_dagster.operations.account_files import AccountFiles, account_files
+from akool_dagster.operations.adopt import lost_tombstones
+from akool_dagster.operations.findings import CheckReport, Finding, Level, named
 from akool_dagster.operations.landed_rows import TableRows, read_rows
-from akool_dagster.operations.partitions import Window, by_window, granularities, partition_key, window_of
+from akool_dagster.operations.partitions import partition_key, window_of
 from akool_dagster.operations.video_files import is_there, recorded_file
 from akool_dagster.storage import StorageError, StorageRoot
 from akool_dagster.storage.marker import ledger_command
-from akool_dagster.tables.files import TableFile, table_files
 
-_END_COLUMNS = {"statuses": "state", "videos": "video_state"}
+_VideoFile = tuple[str, int | None]
+"""The path and the size in bytes of a stored video."""
+_NOT_ENDED = REOPENABLE_STATES | {JobState.PENDING}
+_DIFFERENCES = {
+    "unknown": Finding(
+        about="tables",
+        what="The tables have {number} jobs that the ledger does not know: {ids}.",
+        hint="Run {adopt}.",
+    ),
+    "moved": Finding(
+        about="tables",
+        what="{number} jobs have a row in another partition than in the ledger: {ids}.",
+        hint="{adopt} moves those that have no other row.",
+        level=Level.NOTICE,
+    ),
+    "unsettled": Finding(
+        about="tables",
+        what="The tables show {number} jobs as ended that the ledger does not: {ids}.",
+        hint="The ledger is older than the tables. Run {adopt}.",
+    ),
+    "forgotten": Finding(
+        about="forgotten",
+        what="The tables have rows of {number} jobs that were forgotten: {ids}.",
+        hint="Run {forget} with these ids again.",
+    ),
+}
+"""What is said of ids on which the tables and the ledger do not agree."""
 
 
-@dataclass(slots=True, kw_only=True)
-class FileCheck:
-    """What was looked at, and what was found."""
+def check_files(account: AccountLedger, root: StorageRoot, report: CheckReport, *, videos: bool) -> None:
+    """Compare the account's files with the ledger, and report the differences.
 
-    findings: list[Finding] = field(default_factory=list)
-    tables: int | None = None
-    """How many table files were read; None: they could not be listed."""
-    videos: int | None = None
-    """How many stored videos were looked for; None: none were."""
-
-
-def check_files(account: AccountLedger, root: StorageRoot, into: FileCheck, *, videos: bool) -> None:
-    """Hold the account's files against the ledger. ``videos``: look for the file of every stored video, too.
-
-    Raises `StorageError` when the root cannot be reached; ``into`` has what was found until then.
+    ``videos``: look for the file of every stored video, too. A root that cannot be reached is a finding.
     """
-    files = table_files(root, account.name)
-    into.tables = 0
-    comparison = _Comparison(account, root, into)
-    comparison.identity(files)
-    for window, there in by_window(files).items():
-        comparison.partition(window, there)
-    comparison.say_what_differs()
-    comparison.gone_files(files)
-    if videos:
-        comparison.videos()
+    try:
+        there = account_files(account, root)
+        report.table_files = 0
+        report.findings += _whose(account, root, there)
+        in_manifest = _compare_rows(account, root, there, report)
+        report.findings += _gone_files(account, root, there)
+        if videos:
+            _look_for_videos(account, root, in_manifest, report)
+    except StorageError as error:
+        hint = "Mend the storage, or set AKOOL_STORAGE right."
+        report.findings.append(Finding(about="storage", what=str(error), hint=hint))
 
 
-class _Comparison:
-    def __init__(self, account: AccountLedger, root: StorageRoot, into: FileCheck) -> None:
-        self._account = account
-        self._root = root
-        self._into = into
-        self._adopt = ledger_command("adopt", account.name)
-        self._rowless = set(account.pruning.tombstones())
-        self._elsewhere: set[str] = set()
-        """Ids that the ledger does not have in the partition of their row."""
-        self._unsettled: set[str] = set()
-        self._forgotten: set[str] = set()
-        self._stored: dict[str, tuple[str, int | None]] = {}
-        """The path and the size of each video that the manifest shows as stored."""
-
-    def identity(self, files: Sequence[TableFile]) -> None:
-        """Compare whose the root is, and how long its partitions are."""
-        mark, reason = read_mark_or_why(self._account, self._root)
-        is_new = mark is None and not files and not self._account.landings.root_is_marked()
-        if reason is not None and not is_new:
-            self._add(
-                "identity",
-                f"{self._root.uri(self._account.name)} is not the storage root of ledger {self._account.ledger_id}: "
-                f"{reason}.",
-                "Is the storage mounted, and are AKOOL_STORAGE and AKOOL_LEDGER_URL right? If this ledger takes the "
-                f"place of another, or the files were moved, run {self._adopt}.",
-            )
-        known = {self._account.landings.granularity(), None if mark is None else mark.granularity} - {None}
-        if len(shown := known | set(granularities(files))) > 1:
-            self._add(
-                "granularity",
-                f"The partitions of {self._account.name} are both {' and '.join(sorted(map(str, shown)))}, by the "
-                "ledger, ledger.json and the names of the files.",
-                "Give the other partitions a prefix of their own, and move their files away.",
-            )
-
-    def partition(self, window: Window, files: Sequence[TableFile]) -> None:
-        """Compare the rows of one partition."""
-        states = self._account.inspection.states(*window)
-        for file in files:
-            column = _END_COLUMNS.get(file.table)
-            try:
-                table = read_rows(self._root, file, [column, "path", "bytes"] if column else [])
-            except StorageError as error:
-                self._add("tables", str(error), f"Bring the file back from a backup, and run {self._adopt}.")
-                continue
-            self._into.tables = (self._into.tables or 0) + 1
-            self._rowless.difference_update(table.index)
-            ended = _ended(file.table, table)
-            for job_id in table.index:
-                state = states.get(job_id)
-                if state is None:
-                    self._elsewhere.add(job_id)
-                elif state == JobState.FORGOTTEN:
-                    self._forgotten.add(job_id)
-                elif state not in FINAL_STATES and job_id in ended:
-                    self._unsettled.add(job_id)
-            if file.table == "videos":
-                rows = table.of(sorted(ended)) if "video_state" in table.rows.schema.names else {}
-                self._stored |= {
-                    job_id: (row.get("path") or "", row.get("bytes"))
-                    for job_id, row in rows.items()
-                    if row["video_state"] == VideoState.STORED
-                }
-
-    def say_what_differs(self) -> None:
-        """Report the ids that the tables and the ledger do not agree on."""
-        moved = self._account.pruning.partitions_of(self._elsewhere).keys()
-        unknown = sorted(self._elsewhere - moved)
-        if unknown:
-            self._add(
-                "tables",
-                f"The tables have {len(unknown)} jobs that the ledger does not know: {named(unknown)}.",
-                f"Run {self._adopt}.",
-            )
-        if moved:
-            self._add(
-                "tables",
-                f"{len(moved)} jobs have a row in another partition than the ledger has them in: "
-                f"{named(sorted(moved))}.",
-                f"{self._adopt} moves those that have no other row.",
-                Level.NOTICE,
-            )
-        if self._unsettled:
-            self._add(
-                "tables",
-                f"The tables show {len(self._unsettled)} jobs as ended that the ledger does not: "
-                f"{named(sorted(self._unsettled))}.",
-                f"The ledger is older than the tables. Run {self._adopt}.",
-            )
-        if self._forgotten:
-            self._add(
-                "forgotten",
-                f"The tables have rows of {len(self._forgotten)} jobs that were forgotten: "
-                f"{named(sorted(self._forgotten))}.",
-                f"Run {ledger_command('forget ID...', self._account.name)} with these ids again.",
-            )
-        if self._rowless:
-            self._into.findings.append(lost_tombstones(sorted(self._rowless), self._root, self._account.name))
-
-    def gone_files(self, files: Sequence[TableFile]) -> None:
-        """Report the partitions that have landed and have no file, of tables that have others."""
-        granularity = self._account.landings.granularity()
-        there = {(file.start, file.table) for file in files}
-        tables = {file.table for file in files}
-        gone = sorted(
-            (table, at)
-            for (at, table), version in self._account.landings.landed(0).items()
-            if version and table in tables and (at, table) not in there
+def _whose(account: AccountLedger, root: StorageRoot, there: AccountFiles) -> Iterator[Finding]:
+    """Compare which ledger the root belongs to, and how long its partitions are."""
+    if there.foreign is not None:
+        yield Finding(
+            about="identity",
+            what=f"{there.foreign}.",
+            hint="Is the storage mounted, and are AKOOL_STORAGE and AKOOL_LEDGER_URL right? If this ledger takes the "
+            f"place of another, or the files were moved, run {ledger_command('adopt', account.name)}.",
         )
-        if gone:
-            keys = [f"{table} of {partition_key(window_of(at, granularity))}" for table, at in gone]
-            self._add(
-                "tables",
-                f"{len(gone)} files have landed and are not in {self._root.uri(self._account.name)}: {named(keys)}.",
-                "If they were not removed on purpose: bring them back from a backup, or, unless jobs of that day were "
-                "pruned, materialize those partitions.",
-                Level.NOTICE,
-            )
-
-    def videos(self) -> None:
-        """Look for the file of every video that the ledger or the manifest has as stored."""
-        for job in self._account.jobs(JobState.COMPLETED):
-            if job.video_state == VideoState.STORED and job.video_record is not None:
-                self._stored[job.job_id] = recorded_file(job.video_record)
-            elif job.video_state != VideoState.STORED:
-                self._stored.pop(job.job_id, None)
-        self._into.videos = len(self._stored)
-        gone = sorted(job_id for job_id, file in self._stored.items() if not is_there(self._root, *file))
-        if gone:
-            self._add(
-                "files",
-                f"{len(gone)} stored videos are not in {self._root.uri()}, or not at their size: {named(gone)}.",
-                "Bring the files back from a backup of the storage. Akool keeps them for 7 days: until then "
-                "`akool-dagster track ID --again` has those downloaded anew that were not pruned.",
-            )
-
-    def _add(self, about: str, what: str, hint: str, level: Level = Level.PROBLEM) -> None:
-        self._into.findings.append(Finding(about=about, what=what, hint=hint, level=level))
+    marked = None if there.mark is None else there.mark.granularity
+    shown = {account.landings.granularity(), marked, *there.granularities()} - {None}
+    if len(shown) > 1:
+        yield Finding(
+            about="granularity",
+            what=f"The partitions of {account.name} are both {' and '.join(sorted(map(str, shown)))}, by the ledger, "
+            "ledger.json and the names of the files.",
+            hint="Give the other partitions a prefix of their own, and move their files away.",
+        )
 
 
-def _ended(table: str, landed: TableRows) -> set[str]:
-    """Return the ids that a table shows as ended."""
-    if table != "statuses" or "state" not in landed.rows.schema.names:
-        return set() if table == "statuses" else set(landed.index)
-    states = landed.rows.column("state").to_pylist()
-    return {job_id for job_id, row in landed.index.items() if states[row] in FINAL_STATES}
+def _compare_rows(
+    account: AccountLedger, root: StorageRoot, there: AccountFiles, report: CheckReport
+) -> dict[str, _VideoFile]:
+    """Report the ids on which the tables and the ledger do not agree; return the videos that the tables have stored."""
+    adopt, forget = ledger_command("adopt", account.name), ledger_command("forget ID...", account.name)
+    rowless = set(account.pruning.tombstones())
+    stored: dict[str, _VideoFile] = {}
+    found: dict[str, set[str]] = {difference: set() for difference in _DIFFERENCES}
+    for window, files in there.by_window().items():
+        states = account.inspection.states(*window)
+        for file in files:
+            try:
+                table = read_rows(root, file, ["state", "video_state", "path", "bytes"])
+            except StorageError as error:
+                hint = f"Bring the file back from a backup, and run {adopt}."
+                report.findings.append(Finding(about="tables", what=str(error), hint=hint))
+                continue
+            report.table_files = (report.table_files or 0) + 1
+            rowless -= table.index.keys()
+            found["unknown"] |= table.index.keys() - states.keys()
+            found["forgotten"] |= {one for one in table.index if states.get(one) == JobState.FORGOTTEN}
+            found["unsettled"] |= {one for one in table.ended() if states.get(one) in _NOT_ENDED}
+            if file.table == VIDEOS:
+                stored |= _stored_in(table)
+    found["moved"] = set(account.pruning.partitions_of(found["unknown"]))
+    found["unknown"] -= found["moved"]
+    for difference, words in _DIFFERENCES.items():
+        if ids := sorted(found[difference]):
+            what = words.what.format(number=len(ids), ids=named(ids))
+            report.findings.append(replace(words, what=what, hint=words.hint.format(adopt=adopt, forget=forget)))
+    if rowless:
+        report.findings.append(lost_tombstones(sorted(rowless), root, account.name))
+    return stored
+
+
+def _stored_in(manifest: TableRows) -> dict[str, _VideoFile]:
+    rows = manifest.of(sorted(manifest.settled()))
+    return {
+        job_id: (row.get("path") or "", row.get("bytes"))
+        for job_id, row in rows.items()
+        if row["video_state"] == VideoState.STORED
+    }
+
+
+def _gone_files(account: AccountLedger, root: StorageRoot, there: AccountFiles) -> Iterator[Finding]:
+    """Report the partitions that have landed and have no file, of tables that have others."""
+    files = {(file.start, file.table) for file in there.files}
+    tables = {file.table for file in there.files}
+    landed = (key for key, version in account.landings.landed(0).items() if version)
+    gone = sorted((table, at) for at, table in landed if table in tables and (at, table) not in files)
+    if gone:
+        granularity = account.landings.granularity()
+        keys = [f"{table} of {partition_key(window_of(at, granularity))}" for table, at in gone]
+        yield Finding(
+            about="tables",
+            what=f"{len(gone)} files have landed and are not in {root.uri(account.name)}: {named(keys)}.",
+            hint="If they were not removed on purpose: bring them back from a backup, or, unless jobs of that day were "
+            "pruned, materialize those partitions.",
+            level=Level.NOTICE,
+        )
+
+
+def _look_for_videos(
+    account: AccountLedger, root: StorageRoot, in_manifest: Mapping[str, _VideoFile], report: CheckReport
+) -> None:
+    """Look for the file of every video that the ledger, or for pruned jobs the manifest, has as stored."""
+    stored = dict(in_manifest)
+    for job in account.jobs(JobState.COMPLETED):
+        if job.video_state != VideoState.STORED:
+            stored.pop(job.job_id, None)
+        elif job.video_record is not None:
+            stored[job.job_id] = recorded_file(job.video_record)
+    report.videos_checked = len(stored)
+    gone = sorted(job_id for job_id, file in stored.items() if not is_there(root, *file))
+    if gone:
+        what = f"{len(gone)} stored videos are not in {root.uri()}, or not at their size: {named(gone)}."
+        hint = (
+            "Bring the files back from a backup of the storage. Akool keeps them for 7 days: until then "
+            "`akool-dagster track ID --again` has those downloaded anew that were not pruned."
+        )
+        report.findings.append(Finding(about="files", what=what, hint=hint))

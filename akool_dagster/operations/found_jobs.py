@@ -6,12 +6,19 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from akool_dagster.base.job_ids import OBJECT_ID_PATTERN
+from akool_dagster.api import ResultRow
 from akool_dagster.ledger.adoption import FoundJob
-from akool_dagster.ledger.records import FINAL_STATES, Job, JobState, VideoState, check_labels, normalise_job_id
+from akool_dagster.ledger.records import (
+    FINAL_STATES,
+    Job,
+    JobState,
+    VideoState,
+    check_labels,
+    normalise_job_id,
+    partition_time,
+)
 from akool_dagster.ledger.rows import json_text, new_job_row
-from akool_dagster.ledger.transitions import DAY_MS
-from akool_dagster.operations.landed_rows import Row
+from akool_dagster.operations.landed_rows import SETTLED_VIDEOS, Row
 from akool_dagster.operations.partitions import Window
 
 _NOT_SENT = frozenset({"partition_time", "status_label", "labels", "settled_at", "version", "extra"})
@@ -22,7 +29,6 @@ _NOT_OF_THE_FILE = frozenset(
 )
 """The columns of ``videos`` that say nothing of the stored file."""
 _STATUSES = {JobState.COMPLETED: 3, JobState.FAILED: 4}
-_URL_LIFETIME_MS = 7 * DAY_MS
 _NOTHING: Row = {}
 
 
@@ -49,9 +55,11 @@ def found_job(
         raise UnusableRowError(f"{job_id!r} is not written as the ledger keys it")
     end = shown_end(rows)
     status_row = rows.get("statuses", _NOTHING)
+    # The same time that the ledger chose which tracked the job: it is inside the partition, unless rows are damaged.
+    partition_at = partition_time(job_id, _or(status_row.get("tracked_at"), home[1] - 1))
     is_settled = end is not None and _is_settled(end, rows, used)
     values = new_job_row(account, job_id, _labels(job_id, rows), now, 0) | {
-        "partition_at": _partition_at(job_id, status_row.get("tracked_at"), home),
+        "partition_at": partition_at if home[0] <= partition_at < home[1] else home[0],
         "tracked_at": _or(status_row.get("tracked_at"), now),
         "status": status_row.get("status"),
         "failure_reason": _storable(status_row.get("failure_reason")),
@@ -87,58 +95,48 @@ def _is_settled(end: JobState, rows: Mapping[str, Row], used: Collection[str]) -
     if end == JobState.FAILED:
         return rows.keys() >= set(used) - {"videos"}
     video_state = rows.get("videos", _NOTHING).get("video_state")
-    return rows.keys() >= set(used) and video_state in (VideoState.STORED, VideoState.LOST)
+    return rows.keys() >= set(used) and video_state in SETTLED_VIDEOS
 
 
 def _ended(job_id: str, end: JobState, rows: Mapping[str, Row], home: Window) -> dict[str, Any]:
     """Return the columns of a job that ended."""
     sent, status_row, spans = (rows.get(table, _NOTHING) for table in ("results", "statuses", "durations"))
     video = rows.get("videos", _NOTHING)
-    settled_at = _or(sent.get("settled_at"), status_row.get("settled_at"), sent.get("update_time"), home[0])
-    # Without `statuses`, the spans tell when polling saw the job.
-    processing = _or(status_row.get("processing_seen_at"), _before(settled_at, spans.get("processing_seconds")))
+    shown_at = _or(sent.get("settled_at"), status_row.get("settled_at"))
+    settled_at = _or(shown_at, sent.get("update_time"), home[0])
+    # Without `statuses`, the spans tell when polling saw the job, counted back from the time it settled.
+    processing = _or(status_row.get("processing_seen_at"), _before(shown_at, spans.get("processing_seconds")))
     queueing = _or(status_row.get("queueing_seen_at"), _before(processing, spans.get("queue_seconds")))
+    row = _sent_row(job_id, sent, video)
     values: dict[str, Any] = {
         "state": end,
         "status": _STATUSES[end],
         "settled_at": settled_at,
         "processing_seen_at": processing,
         "queueing_seen_at": queueing,
-        "payload": _payload(job_id, sent, video) if sent else None,
+        "payload": row.to_payload() if sent else None,
     }
     if end == JobState.FAILED:
         return values
-    state = video.get("video_state") or VideoState.PENDING
-    if state not in set(VideoState):
-        raise UnusableRowError(f"its video_state is {state!r}")
+    state = VideoState(video.get("video_state") or VideoState.PENDING)
     record = {name: value for name, value in video.items() if name not in _NOT_OF_THE_FILE}
-    times = [time for time in (sent.get("create_time"), sent.get("update_time")) if time is not None]
-    dies_at = min(max(times, default=settled_at), settled_at) + _URL_LIFETIME_MS
     return values | {
         "video_state": state,
         "video_attempts": video.get("attempts") or 0,
         "video_next_at": settled_at if state == VideoState.PENDING else None,
-        "video_expires_at": _or(video.get("expires_at"), dies_at),
+        "video_expires_at": _or(video.get("expires_at"), row.expires_ms(settled_at)),
         "video_error": _storable(video.get("error")),
         "video_record": json_text(record) if record.get("path") else None,
     }
 
 
-def _payload(job_id: str, sent: Row, video: Row) -> str:
-    """Return what Akool sent, from the columns that carry it."""
+def _sent_row(job_id: str, sent: Row, video: Row) -> ResultRow:
+    """Return the row that Akool sent, from the columns that carry it."""
+    extra = _object(sent.get("extra") or "{}", "extra")
     values = {name: value for name, value in sent.items() if value is not None and name not in _NOT_SENT}
     if video.get("source_url") and (video.get("version") or 0) > (sent.get("version") or 0):
         values["video_url"] = video["source_url"]  # Akool gave a newer one since
-    extra = _object(sent.get("extra") or "{}", "extra")
-    return json.dumps(
-        values | {"_id": job_id} | ({"extra": extra} if extra else {}), ensure_ascii=False, separators=(",", ":")
-    )
-
-
-def _partition_at(job_id: str, tracked_at: int | None, home: Window) -> int:
-    created_ms = int(job_id[:8], 16) * 1000 if OBJECT_ID_PATTERN.fullmatch(job_id) else None
-    inside = (at for at in (created_ms, tracked_at) if at is not None and home[0] <= at < home[1])
-    return next(inside, home[0])
+    return ResultRow.model_validate(extra | values | {"_id": job_id})
 
 
 def _labels(job_id: str, rows: Mapping[str, Row]) -> dict[str, str]:

@@ -1,15 +1,14 @@
-"""The partitions that have table files, and the right to change one: both of its leases."""
+"""A partition as a stretch of time and as a key, and the right to change it: both of its leases."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from akool_dagster.base.partitions import Granularity, PartitionGrid
 from akool_dagster.ledger import AccountLedger, LandingKind
-from akool_dagster.tables.files import TableFile
 
 Window = tuple[int, int]
 """The first millisecond of a partition and that of the next."""
@@ -21,27 +20,14 @@ GRIDS = {
 """The grid of partitions by the length of one, in milliseconds."""
 
 
-def by_window(files: Iterable[TableFile]) -> dict[Window, list[TableFile]]:
-    """Return the files of each partition, the partitions by time."""
-    found: dict[Window, list[TableFile]] = {}
-    for file in sorted(files, key=lambda file: (file.start, file.end)):
-        found.setdefault((file.start, file.end), []).append(file)
-    return found
-
-
-def granularities(files: Iterable[TableFile]) -> list[str]:
-    """Return the granularities that file names show, each once, in order."""
-    return sorted({GRIDS[file.end - file.start].granularity.value for file in files})
-
-
 def window_of(at: int, granularity: str | None) -> Window:
-    """Return the partition that a time lies in: the day, where the granularity is not written down yet."""
+    """Return the partition that a time lies in; the day when the granularity is not known yet."""
     length = next((length for length, grid in GRIDS.items() if grid.granularity == granularity), max(GRIDS))
     return at - at % length, at - at % length + length
 
 
 def partition_key(window: Window) -> str:
-    """Return the key of a partition as Dagster and the leases have it. Raises ValueError for one before 1970."""
+    """Return the key of a partition in Dagster and in the leases. Raises ValueError for a partition before 1970."""
     start, end = window
     key = GRIDS[end - start].key(start, start)
     if key is None:
@@ -51,9 +37,9 @@ def partition_key(window: Window) -> str:
 
 @contextmanager
 def both_leases(account: AccountLedger, window: Window, purpose: str) -> Iterator[Callable[[], None]]:
-    """Hold both leases of a partition while the block lasts; give what must be called before each effect.
+    """Hold both leases of a partition while the block lasts; give a function to call before each effect.
 
-    Raises `LeaseHeldError` when a run goes on holding one of them, and what is given `LeaseLostError`.
+    Raises `LeaseHeldError` when a run goes on holding one of them. The function raises `LeaseLostError`.
     """
     key, owner = partition_key(window), f"{purpose} {uuid.uuid4()}"
     with (

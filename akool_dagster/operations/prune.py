@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from akool_dagster.base.clock import Clock
-from akool_dagster.ledger import AccountLedger, JobLedger, JobState, LeaseHeldError, LeaseLostError, VideoState
+from akool_dagster.ledger import AccountLedger, JobLedger, JobState, LeaseHeldError, LeaseLostError
 from akool_dagster.ledger.landings import VIDEOS
 from akool_dagster.ledger.transitions import DAY_MS
+from akool_dagster.operations.account_files import account_files
 from akool_dagster.operations.findings import Finding, Level
-from akool_dagster.operations.landed_rows import TableRows, read_rows
-from akool_dagster.operations.partitions import Window, both_leases, by_window
+from akool_dagster.operations.landed_rows import read_rows
+from akool_dagster.operations.partitions import Window, both_leases
 from akool_dagster.storage import StorageError, StorageRoot
-from akool_dagster.storage.marker import OwnershipError, ledger_command, read_mark
-from akool_dagster.tables.files import TableFile, table_files
-
-_SETTLED_VIDEOS = frozenset({VideoState.STORED, VideoState.LOST})
+from akool_dagster.storage.marker import OwnershipError
+from akool_dagster.tables.files import TableFile
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,18 +46,18 @@ def prune(
     lands, read as the job is emptied: from then on the files are the only copy. Raises `OwnershipError` where the root
     is not this ledger's, or has no tables of this package.
     """
-    files = table_files(root, account.name)
+    there = account_files(account, root)
+    there.require_own("Nothing was pruned.")
     tables = account.landings.enabled_assets()
-    mark = read_mark(root, account.name)
-    if mark is None or mark.ledger_id != account.ledger_id or not files or not tables:
+    if not there.files or not tables:
         raise OwnershipError(
             f"{root.uri(account.name)} has no Parquet tables that ledger {account.ledger_id} has landed, so nothing "
-            f"proves that they hold its jobs. Run {ledger_command('check', account.name)}. Another IO manager's tables "
-            "are not looked at: with one, keep all jobs in the ledger. Nothing was pruned."
+            "proves that they hold its jobs. Another IO manager's tables are not looked at: with another IO manager, "
+            "keep all jobs in the ledger. Nothing was pruned."
         )
     report = PruneReport(dry_run=dry_run)
     cutoff = clock.now_ms() - older_than_days * DAY_MS
-    for window, there in by_window(files).items():
+    for window, files in there.by_window().items():
         if window[1] > cutoff or not account.pruning.prunable(*window):
             continue
         report.partitions += 1
@@ -67,53 +66,43 @@ def prune(
                 version = ledger.version()
                 if _is_dirty(account, window, tables):
                     report.findings.append(
-                        _kept(there[0], "it has not landed as the ledger has it", "Prune after that.", Level.NOTICE)
+                        _kept(files[0], "it has not landed as the ledger has it", "Prune after that.", Level.NOTICE)
                     )
                     continue
                 candidates = account.pruning.prunable(*window)
-                proven = _shown_by_all(candidates, _read(root, there, tables))
+                proven = _shown_by_all(candidates, root, files, tables)
                 check()
                 report.kept += len(candidates) - len(proven)
                 report.pruned += len(proven) if dry_run else account.pruning.prune(proven, version)
         except (StorageError, LeaseHeldError, LeaseLostError) as error:
-            report.findings.append(_kept(there[0], str(error), "Prune again once that is mended.", Level.PROBLEM))
+            report.findings.append(_kept(files[0], str(error), "Prune again once that is mended.", Level.PROBLEM))
     return report
 
 
 def _is_dirty(account: AccountLedger, window: Window, tables: Sequence[str]) -> bool:
-    landed = account.landings.landed(*window)
-    with account.landings.snapshot(*window) as snapshot:
-        asked = {table: snapshot.videos_version if table == VIDEOS else snapshot.tables_version for table in tables}
-    return any(version > landed.get((window[0], table), 0) for table, version in asked.items())
+    start, end = window
+    dirty = account.landings.dirty(end - start, [table for table in tables if table != VIDEOS], videos=VIDEOS in tables)
+    return any(partition.partition_at == start for partition in dirty)
 
 
-def _read(root: StorageRoot, files: Sequence[TableFile], tables: Collection[str]) -> Mapping[str, TableRows | None]:
-    """Return the partition's tables, whole: a damaged column is no copy. None for one that is not there."""
-    there = {file.table: file for file in files}
-    return {table: read_rows(root, there[table]) if table in there else None for table in tables}
+def _shown_by_all(
+    candidates: Mapping[str, str], root: StorageRoot, files: Sequence[TableFile], tables: Sequence[str]
+) -> list[str]:
+    """Return the jobs, given by id with their state, that every table shows as they ended.
 
-
-def _shown_by_all(candidates: Mapping[str, str], tables: Mapping[str, TableRows | None]) -> list[str]:
-    """Return the jobs, given by id with their state, that every table shows as they ended."""
-    shown = {table: {} if landed is None else _ends(table, landed) for table, landed in tables.items()}
-    return [
-        job_id
-        for job_id, state in candidates.items()
-        if all(
-            state == JobState.FAILED if table == VIDEOS and job_id not in ends else ends.get(job_id, False)
-            for table, ends in shown.items()
-        )
-    ]
-
-
-def _ends(table: str, landed: TableRows) -> dict[str, bool]:
-    """Return, for every row of a table, whether it shows that the job, or its video, is settled."""
-    column, settled = {
-        VIDEOS: ("video_state", _SETTLED_VIDEOS),
-        "statuses": ("state", frozenset({JobState.COMPLETED, JobState.FAILED})),
-    }.get(table, ("_id", None))
-    values = landed.rows.column(column).to_pylist() if column in landed.rows.schema.names else []
-    return {job_id: settled is None or values[row] in settled for job_id, row in landed.index.items() if values}
+    The tables are read whole: a file with a damaged column is no copy.
+    """
+    by_table = {file.table: file for file in files}
+    proven = list(candidates)
+    for table in tables:
+        rows = read_rows(root, by_table[table]) if table in by_table else None
+        settled, index = (set(), {}) if rows is None else (rows.settled(), rows.index)
+        proven = [
+            job_id
+            for job_id in proven
+            if job_id in settled or (table == VIDEOS and candidates[job_id] == JobState.FAILED and job_id not in index)
+        ]
+    return proven
 
 
 def _kept(file: TableFile, why: str, hint: str, level: Level) -> Finding:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +27,8 @@ class Command:
         self.url = f"sqlite:///{home / 'akool' / 'ledger.sqlite'}"
         self.environment: dict[str, str | None] = {**NO_SETTINGS, "DAGSTER_HOME": str(home)}
 
-    def __call__(self, *arguments: str, stdin: str | bytes | None = None) -> Result:
-        return CliRunner(env=self.environment).invoke(main, arguments, input=stdin, prog_name="akool-dagster")
+    def __call__(self, *arguments: str, stdin: str | bytes | None = None, charset: str = "utf-8") -> Result:
+        return CliRunner(charset, env=self.environment).invoke(main, arguments, stdin, prog_name="akool-dagster")
 
     def tracked(self, account: str = "akool") -> dict[str, Job]:
         with JobLedger.open(self.url) as ledger:
@@ -62,18 +59,3 @@ class Command:
         assert result.exit_code == 0, result.output
         parsed: list[dict[str, Any]] = json.loads(result.stdout)
         return parsed
-
-    def in_a_shell(self, line: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a line of shell in which ``$AKOOL`` is the command."""
-        akool = f"{sys.executable} -c 'from akool_dagster.cli import main; main()'"
-        environment = {**os.environ, "DAGSTER_HOME": str(self.home), **variables}
-        for name in ("AKOOL_STORAGE", "AKOOL_LEDGER_URL"):
-            environment.pop(name, None)
-        return subprocess.run(
-            ["/bin/sh", "-c", line.replace("$AKOOL", akool)],
-            capture_output=True,
-            encoding="ascii",
-            env=environment,
-            timeout=60,
-            check=False,
-        )

@@ -1,34 +1,14 @@
-"""`akool-dagster ledger`, and the command itself."""
+"""The commands `akool-dagster ledger ...`."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from importlib.metadata import version
-from pathlib import Path
-
-import pytest
 
 from akool_dagster.ledger import JobLedger
 from akool_dagster.storage import StorageRoot
 from tests.integration.cli.command import Command
 from tests.integration.operations.helpers import land, read_rows
 from tests.scripted_api import job_id
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["track", "-h"], ["jobs", "-h"], ["ledger", "init", "-h"]])
-def test_every_command_has_help(command: Command, arguments: list[str]) -> None:
-    result = command(*arguments)
-    assert result.exit_code == 0
-    assert "Usage: akool-dagster" in result.stdout
-
-
-def test_the_installed_command_says_its_version() -> None:
-    script = Path(sys.executable).with_name("akool-dagster")
-    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip().endswith(version("akool-dagster"))
 
 
 def test_the_ledger_is_created_once(command: Command) -> None:
@@ -69,13 +49,7 @@ def test_a_lost_ledger_is_replaced_with_one_command(command: Command) -> None:
     done = command("ledger", "adopt", "--yes")
     assert done.exit_code == 0, done.output
     assert "Jobs: 5 added, 0 settled, 0 moved to the partition of their rows" in done.stdout
-    assert [job.state for job in command.tracked().values()] == [
-        "pending",
-        "pending",
-        "completed",
-        "failed",
-        "pending",
-    ]
+    assert len(command.tracked()) == 5
     again = command("ledger", "adopt", "--yes")
     assert "'s already. It has 5 table files. Adopting again does no harm." in again.stdout
     assert "5 known as they are" in again.stdout
@@ -106,10 +80,13 @@ def test_old_jobs_are_pruned_and_a_job_is_forgotten(command: Command) -> None:
 
 def test_every_ledger_command_says_which_ledger_and_storage_root_it_used(command: Command) -> None:
     command.answer(3, 4)
-    for arguments in (["check"], ["adopt", "--yes"], ["forget", "--yes", "x"]):
+    for arguments in (["init"], ["check"], ["adopt", "--yes"], ["forget", "--yes", "x"]):
         result = command("ledger", *arguments)
         assert (result.exit_code, command.url in result.stdout) == (0, True), result.output
         assert str(command.home / "akool") in result.stdout
+    pruned = command("ledger", "prune", "--older-than", "9").stdout  # refused: nothing has landed
+    assert pruned.startswith("Account akool, ledger ")
+    assert f" at {command.url}, storage root {command.home / 'akool'}" in pruned
 
 
 def test_the_advice_for_another_account_names_it(command: Command) -> None:

@@ -14,6 +14,8 @@ import pytest
 from akool_dagster import JobLedger
 from akool_dagster.storage import StorageRoot
 from tests.clock import FakeClock
+from tests.in_memory import folder_in_memory
+from tests.integration.operations.helpers import A, B, C, D, live
 
 
 class StillClock(FakeClock):
@@ -26,6 +28,12 @@ class StillClock(FakeClock):
 @pytest.fixture
 def clock() -> FakeClock:
     return StillClock()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with folder_in_memory() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +68,9 @@ def ledger(new_ledger: Callable[[], JobLedger]) -> JobLedger:
 @pytest.fixture
 def root(tmp_path: Path) -> StorageRoot:
     return StorageRoot(str(tmp_path / "storage"))
+
+
+@pytest.fixture
+def landed(ledger: JobLedger, root: StorageRoot) -> JobLedger:
+    """A ledger whose jobs have landed: A's video is stored, B failed, C's video is pending, D is being processed."""
+    return live(ledger, root, stored=[A], failed=[B], waiting=[C], processing=[D], campaign="spring")

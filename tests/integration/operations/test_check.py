@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from akool_dagster import JobLedger
 from akool_dagster.ledger import Missed, Unreadable, VideoState
 from akool_dagster.ledger.records import VideoFailure
-from akool_dagster.operations.check import CheckReport, check
-from akool_dagster.operations.findings import Level
+from akool_dagster.operations.check import check
+from akool_dagster.operations.findings import CheckReport, Level
 from akool_dagster.operations.video_files import reopen_missing
 from akool_dagster.storage import StorageRoot
 from akool_dagster.storage.marker import Mark, write_mark
@@ -22,38 +22,29 @@ from tests.integration.operations.helpers import (
     ALL,
     DAY,
     NOW,
-    OLD,
     OLD_DAY,
+    A,
+    B,
+    C,
     adopted,
     answered,
     jobs_of,
-    land,
+    live,
     notices,
-    object_id,
     problems,
     read_rows,
     record,
-    store,
     track,
     write_rows,
 )
 
-A, B, C = (object_id(OLD, number) for number in (1, 2, 3))
 NewLedger = Callable[[], JobLedger]
 
 
 @pytest.fixture
 def landed(ledger: JobLedger, root: StorageRoot) -> JobLedger:
     """A ledger whose jobs have landed: A's video is stored, B failed."""
-    account = ledger.account("akool")
-    account.landings.settle_granularity("daily")
-    track(account, A, B)
-    record(account, answered(A, 3), answered(B, 4))
-    store(account, root, A)
-    land(account, root)
-    account.landings.note_marked_root()
-    write_mark(root, "akool", Mark(ledger_id=ledger.ledger_id, granularity="daily"))
-    return ledger
+    return live(ledger, root, stored=[A], failed=[B])
 
 
 def checked(

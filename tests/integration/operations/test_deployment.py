@@ -129,21 +129,14 @@ def test_a_storage_root_that_is_not_mounted_is_not_taken_for_an_empty_one(landed
     assert landed.video(LATER).exists()
 
 
-def test_a_forgotten_job_does_not_come_back(landed: Deployment) -> None:
-    succeed(landed, "forget", "--yes", DONE)
-    landed.track(DONE, campaign="summer")
-    land(landed)
-    assert all(row["_id"] != DONE for table in TABLES for row in landed.rows(table))
-    assert not list(landed.root.rglob(f"{DONE}.*"))
-
-
 def test_a_second_run_of_a_partition_fails_naming_the_one_that_holds_it(
-    landed: Deployment, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    deployment.track(DONE)
     monkeypatch.setattr(leases, "WAIT_SECONDS", 0.0)
-    with landed.ledger() as ledger, ledger.account("akool").leases.acquire("tables", DAY, "the-other-run"):
-        assert "the-other-run" in failure_of(landed.land("akool_land_results", DAY))
-    assert landed.land("akool_land_results", DAY).success
+    with deployment.account() as account, account.leases.acquire("tables", DAY, "the-other-run"):
+        assert "the-other-run" in failure_of(deployment.land("akool_land_results", DAY))
+    assert deployment.land("akool_land_results", DAY).success
 
 
 def test_a_run_that_failed_to_write_frees_its_lease_and_the_next_one_lands(deployment: Deployment) -> None:

@@ -16,35 +16,27 @@ from tests.integration.operations.helpers import (
     ALL,
     OLD,
     OLD_DAY,
+    A,
+    B,
     adopted,
-    answered,
     jobs_of,
     land,
+    live,
     object_id,
     problems,
     read_rows,
-    record,
-    store,
     track,
     write_rows,
 )
 
-A, B = (object_id(OLD, number) for number in (1, 2))
-
 
 @pytest.fixture
 def landed(ledger: JobLedger, root: StorageRoot) -> JobLedger:
-    """A ledger whose jobs have landed: the videos of A and B are stored."""
-    account = ledger.account("akool")
-    account.landings.settle_granularity("daily")
-    track(account, A, B, person="someone")
-    record(account, answered(A, 3, prompt="a face"), answered(B, 3))
+    """A ledger whose jobs have landed: the videos of A and B are stored, with a refused file and a poster each."""
+    live(ledger, root, stored=[A, B], person="someone")
     for job_id in (A, B):
-        video = store(account, root, job_id)
         for suffix in (".unverified", ".webp"):
-            video.with_suffix(suffix).write_bytes(b"more")
-    land(account, root)
-    write_mark(root, "akool", Mark(ledger_id=ledger.ledger_id, granularity="daily"))
+            Path(root.uri(), f"akool/videos/{OLD_DAY}/{job_id}{suffix}").write_bytes(b"more")
     return ledger
 
 

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akool_dagster.cli.track_input import DELIMITERS, HEADER_NAMES, parse_track_input
+from tests.thoroughness import thorough
 
 
 def ids(text: str) -> list[str]:
@@ -25,10 +26,7 @@ def labelled(text: str, common: Mapping[str, str] | None = None) -> dict[str, di
     return {request.job_id: dict(request.labels) for request in parsed.requests}
 
 
-def problem_lines(text: str) -> list[int]:
-    return [problem.line for problem in parse_track_input(text).problems]
-
-
+searches = settings(max_examples=thorough(40, 1000))
 job_ids = st.text("abcXYZ019_-", min_size=1, max_size=64).filter(lambda one: one.lower() not in HEADER_NAMES)
 label_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 label_maps = st.dictionaries(label_text.filter(str.strip), label_text, max_size=3)
@@ -60,13 +58,10 @@ def test_a_text_without_ids_asks_for_nothing(text: str) -> None:
     assert ids(text) == []
 
 
+@searches
 @given(st.lists(job_ids), st.sampled_from(["\n", "\r\n", ",", ", ", " ", "\n\n"]))
 def test_any_ids_come_back_in_their_order(given_ids: list[str], separator: str) -> None:
     assert ids(separator.join(given_ids)) == given_ids
-
-
-def test_an_id_given_twice_is_returned_twice_so_that_it_can_be_counted() -> None:
-    assert ids("a\nb\na\n") == ["a", "b", "a"]
 
 
 def test_an_object_id_is_lower_cased_and_any_other_is_left_as_it_is() -> None:
@@ -87,16 +82,13 @@ def test_a_bad_id_is_refused_with_its_line_and_the_others_are_kept() -> None:
     assert "'alsobäd'" in parsed.problems[1].message
 
 
+@searches
 @given(st.lists(st.tuples(job_ids, st.sampled_from(["", "!", "a.b", "é"])), max_size=30))
 def test_every_line_is_either_a_request_or_a_problem(lines: list[tuple[str, str]]) -> None:
     text = "\n".join(f"{identifier}{bad}" for identifier, bad in lines)
     parsed = parse_track_input(text)
     assert [problem.line for problem in parsed.problems] == [n for n, (_, bad) in enumerate(lines, 1) if bad]
     assert len(parsed.requests) == sum(not bad for _, bad in lines)
-
-
-def test_labels_for_all_go_to_every_id() -> None:
-    assert labelled("a\nb", {"campaign": "x"}) == {"a": {"campaign": "x"}, "b": {"campaign": "x"}}
 
 
 def test_labels_that_cannot_be_stored_are_a_problem_of_each_line() -> None:
@@ -170,14 +162,11 @@ def test_names_of_columns_are_ids_anywhere_but_in_the_first_line() -> None:
         "_id;status;credits\na;completed;2,5\nb;failed;0\n",
         "status\t_id\r\ncompleted\ta\r\n\tb\r\n",
         '\ufeff"_id";"name"\n"a";"one; two"\n"b";""\n',
+        "id,job_id,_id\n1,2,a\n3,4,b",
     ],
 )
 def test_a_csv_header_names_the_column_of_the_ids(text: str) -> None:
     assert ids(text) == ["a", "b"]
-
-
-def test_of_several_id_columns_the_api_s_own_name_is_taken() -> None:
-    assert ids("id,job_id,_id\n1,2,a\n3,4,b") == ["a", "b"]
 
 
 def test_a_labels_column_holds_json() -> None:
@@ -234,6 +223,7 @@ def test_a_row_that_is_no_csv_does_not_stop_the_rows_after_it() -> None:
 notes = label_text.map(lambda note: note.replace("\r", ""))
 
 
+@searches
 @given(st.lists(st.tuples(job_ids, label_maps, notes)), st.sampled_from(["\n", "\r\n"]), st.sampled_from(DELIMITERS))
 def test_whatever_a_csv_writer_writes_is_read(
     rows: list[tuple[str, dict[str, str], str]], line_end: str, delimiter: str
@@ -280,6 +270,7 @@ def test_json_lines_may_give_labels() -> None:
     }
 
 
+@searches
 @given(st.lists(st.tuples(job_ids, label_maps), min_size=1), st.booleans())
 def test_whatever_json_writes_is_read(rows: list[tuple[str, dict[str, str]]], ascii_only: bool) -> None:
     lines = [json.dumps({"_id": identifier, "labels": labels}, ensure_ascii=ascii_only) for identifier, labels in rows]
@@ -316,19 +307,14 @@ def test_a_bad_line_is_a_problem_and_the_others_are_kept(line: str) -> None:
     assert [problem.line for problem in parsed.problems] == [3]
 
 
-def test_one_bad_item_of_a_list_does_not_hide_the_items_after_it() -> None:
-    parsed = parse_track_input('["a", 3, {"_id": 4}, "b@d", "b"]')
+def test_a_bad_item_of_an_array_is_named_by_its_place_and_the_others_are_kept() -> None:
+    parsed = parse_track_input('\n[\n{"_id": "a"},\n{"state": "missing"}, {"_id": 4}, "b@d",\n{"_id": "b"}\n]\n')
     assert [request.job_id for request in parsed.requests] == ["a", "b"]
-    assert [problem.line for problem in parsed.problems] == [1, 1, 1]
+    assert [problem.line for problem in parsed.problems] == [2, 2, 2]
+    assert "item 2" in parsed.problems[0].message
 
 
-def test_a_bad_item_of_an_array_over_many_lines_is_named_by_its_place() -> None:
-    parsed = parse_track_input('\n[\n{"_id": "a"},\n{"state": "missing"},\n{"_id": "b"}\n]\n')
-    assert [request.job_id for request in parsed.requests] == ["a", "b"]
-    (problem,) = parsed.problems
-    assert (problem.line, "item 2" in problem.message) == (2, True)
-
-
+@searches
 @given(st.text())
 def test_no_text_at_all_makes_it_fail(text: str) -> None:
     parsed = parse_track_input(text)
