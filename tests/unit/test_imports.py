@@ -25,7 +25,10 @@ LAYERS: dict[str, tuple[set[str], str]] = {
     "tables": ({"base", "errors", "ledger", "storage"}, "puts the ledger's rows into files: no HTTP"),
     "videos": ({"base", "errors", "api", "http", "ledger", "storage"}, "asks Akool for a newer URL: knows no table"),
     "planning": ({"base", "ledger", "polling"}, "decides from facts: no I/O"),
-    "operations": ({"base", "errors", "ledger", "storage", "tables", "videos"}, "the operator's commands: no HTTP"),
+    "operations": (
+        {"api", "base", "errors", "ledger", "storage", "tables", "videos"},
+        "the operator's commands: payloads are rebuilt with the API's model of a row",
+    ),
     "settings": ({"api", "errors", "ledger", "storage"}, "checks what the environment says"),
     "cli": (
         {"base", "emulator", "errors", "ledger", "operations", "settings", "storage"},
