@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ class PageRun:
 
     folder: Path
     environment: dict[str, str]
+    set_variable: Callable[[str, str], None]
+    """Sets a variable of this process until the test ends."""
     replaced: Mapping[str, str]
     """What stands on the page, and what the test has in its place: folders, databases, buckets."""
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "a_page_of_the_documentation"})
@@ -81,18 +83,18 @@ class PageRun:
         """Run one block. Raises whatever is wrong with it."""
         code = block.code
         for shown, real in self.replaced.items():
-            code = code.replace(shown, real)
-        {
+            code = re.sub(rf"(?<![\w.]){re.escape(shown)}", lambda _, real=real: real, code)
+        runners: Mapping[str, Callable[[str], object]] = {
             "python": self._python,
             "sh": self._shell,
             "sql": self._sql,
             "yaml": lambda text: list(yaml.safe_load_all(text)),
             "json": json.loads,
-            "toml": tomllib.loads,
-        }[block.language](code)
+        }
+        runners[block.language](code)
 
     def _python(self, code: str) -> None:
-        exec(compile(code, "page", "exec"), self.names)  # noqa: S102
+        exec(compile(code, "page", "exec", dont_inherit=True), self.names)  # noqa: S102
         defs = self.names.get("defs")
         if isinstance(defs, dg.Definitions):
             dg.Definitions.validate_loadable(defs)
@@ -102,24 +104,26 @@ class PageRun:
             self.output += repr(connection.execute(code).fetchall())
 
     def _shell(self, code: str) -> None:
-        rest: list[str] = []
-        for line in _logical_lines(code):
+        """Run each line; variables stay for the lines after it."""
+        for line in code.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
-            if not words or rest:
-                rest += [line] if words or rest else []
-            elif words[0] == "export":
-                self.environment |= dict(word.split("=", 1) for word in self._expanded(words[1:]))
-                os.environ |= self.environment
-            elif words[0] == "akool-dagster" and ">" not in words:
+            if words[:1] == ["export"]:
+                for word in self._expanded(words[1:]):
+                    name, _, value = word.partition("=")
+                    self.environment[name] = value
+                    self.set_variable(name, value)
+            elif words[:1] == ["unset"]:
+                for name in words[1:]:
+                    self.environment.pop(name, None)
+                    self.set_variable(name, "")  # the package takes an empty variable for an unset one
+            elif words[:1] == ["akool-dagster"]:
                 self._pipeline(self._expanded(words))
             elif words[:2] == ["pip", "install"]:
                 check_extras(words[2:])
-            elif words[0] == "make":
+            elif words[:1] == ["make"]:
                 self._bash(f"make -n {shlex.join(words[1:])}", REPOSITORY)
-            else:
-                rest.append(line)
-        if rest:
-            self._bash("\n".join(rest), self.folder)
+            elif words:
+                self._bash(line, self.folder)
 
     def _pipeline(self, words: list[str]) -> None:
         given: str | None = "y\n"
@@ -152,10 +156,6 @@ class PageRun:
         return [re.sub(r"\$(\w+)", lambda name: self.environment[name[1]], word) for word in words]
 
 
-def _logical_lines(code: str) -> Iterator[str]:
-    yield from code.replace("\\\n", " ").splitlines()
-
-
 def _split(words: list[str], separator: str) -> Iterator[list[str]]:
     command: list[str] = []
     for word in words:
@@ -181,5 +181,3 @@ def shell_environment(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AKOOL_", "DAGSTER_", "AWS_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     return kept | {"PATH": path, "DAGSTER_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
-
-
