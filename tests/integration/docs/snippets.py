@@ -83,7 +83,7 @@ class PageRun:
         """Run one block. Raises whatever is wrong with it."""
         code = block.code
         for shown, real in self.replaced.items():
-            code = re.sub(rf"(?<![\w.]){re.escape(shown)}", lambda _, real=real: real, code)
+            code = re.sub(rf"(?<![\w.]){re.escape(shown)}", real, code)
         runners: Mapping[str, Callable[[str], object]] = {
             "python": self._python,
             "sh": self._shell,
@@ -126,7 +126,10 @@ class PageRun:
                 self._bash(line, self.folder)
 
     def _pipeline(self, words: list[str]) -> None:
-        given: str | None = "y\n"
+        given: str | None = "y\n"  # to what a command asks
+        target = words[words.index(">") + 1] if ">" in words else None
+        if target is not None:
+            words = words[: words.index(">")]
         for command in _split(words, "|"):
             assert command[0] == "akool-dagster", command
             arguments = command[1:]
@@ -138,6 +141,8 @@ class PageRun:
             assert result.exit_code == 0, f"{' '.join(command)}\n{result.output}"
             given = result.stdout
             self.output += result.output
+        if target is not None:
+            (self.folder / target).write_text(given or "")
 
     def _bash(self, code: str, folder: Path) -> None:
         done = subprocess.run(

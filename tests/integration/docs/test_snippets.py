@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from akool_dagster.emulator import AkoolEmulator
-from akool_dagster.ledger import JobLedger
+from akool_dagster.ledger import JobLedger, TrackRequest
 from tests.deployment import QUIET, Deployment, emulated, object_id
 from tests.integration.docs.snippets import DOCS, REPOSITORY, PageRun, blocks, pages, shell_environment
 from tests.object_store import ObjectStore
@@ -98,13 +98,19 @@ def test_the_blocks_of_a_page_run(page: Path, page_run: PageRun) -> None:
     page_run.run(page)
 
 
-def test_the_page_about_postgresql_runs_against_a_server(page_run: PageRun) -> None:
+def test_the_page_about_postgresql_runs_against_a_server_and_moves_the_jobs_there(
+    page_run: PageRun, running_emulator: AkoolEmulator
+) -> None:
+    with JobLedger.open(page_run.environment["AKOOL_LEDGER_URL"]) as ledger:
+        ledger.account("akool").track([TrackRequest(job_id=object_id(SECOND, 99))])
     with postgres_server() as url:
-        page_run.replaced = {POSTGRESQL: url}
+        page_run.replaced = {**page_run.replaced, POSTGRESQL: url}
         page_run.run(DOCS / "how-to" / "postgresql.md")
-        with JobLedger.open(page_run.environment["AKOOL_LEDGER_URL"]) as ledger:
-            assert ledger.accounts() == []
         assert page_run.environment["AKOOL_LEDGER_URL"] == url
+        with JobLedger.open(url) as ledger:
+            counts = ledger.account("akool").counts()
+    assert counts.states == {"completed": len(running_emulator.jobs), "pending": 1}
+    assert counts.videos == {"stored": len(running_emulator.jobs)}
 
 
 def test_the_page_about_object_storage_runs_against_a_store(
