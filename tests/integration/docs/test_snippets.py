@@ -159,6 +159,20 @@ def test_an_asset_of_ones_own_runs_when_a_day_lands(page_run: PageRun) -> None:
         assert after.get_num_requested(dg.AssetKey("credits_in_all")) == 1
 
 
+def test_an_eager_asset_without_partitions_waits_for_days_that_never_land(page_run: PageRun) -> None:
+    page_run.run(DOCS / "how-to" / "existing-deployment.md")
+
+    @dg.asset(deps=[dg.AssetKey(["akool", "credits"])], automation_condition=dg.AutomationCondition.eager())
+    def eager() -> None: ...
+
+    merged = dg.Definitions.merge(page_run.names["defs"], dg.Definitions(assets=[eager]))
+    own = dg.AssetSelection.assets("eager")
+    with dg.DagsterInstance.ephemeral(settings=QUIET) as instance:
+        before = dg.evaluate_automation_conditions(merged, instance, own)
+        instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey(["akool", "credits"]), partition=DAY))
+        assert dg.evaluate_automation_conditions(merged, instance, own, cursor=before.cursor).total_requested == 0
+
+
 def test_another_io_manager_keeps_the_tables_in_a_database(page_run: PageRun) -> None:
     page_run.run(DOCS / "how-to" / "io-managers.md")
     with dg.DagsterInstance.ephemeral(settings=QUIET) as instance:
