@@ -59,7 +59,6 @@ METADATA: Mapping[str, tuple[str, str]] = {
     "akool/failed_downloads": (_VIDEOS, "Attempts that stored nothing, those of the next line included."),
     "akool/given_up_downloads": (_VIDEOS, "Videos that became `unverified` or `lost` in this run."),
     "akool/deferred_downloads": (_VIDEOS, "Videos left for the next run because their host was in trouble."),
-    "akool/api_calls": (_VIDEOS, "Calls to Akool for newer URLs."),
     "akool/jobs_*": (_JOBS, "Jobs by state."),
     "akool/pending_*": (_JOBS, "Pending jobs by Akool's status; `unseen` before the first answer."),
     "akool/oldest_pending_seconds": (_JOBS, "How long the oldest pending job has been watched, in seconds."),
