@@ -2,6 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs
 SQLALCHEMY20 := $(abspath $(VENV))/sqlalchemy-2.0
 SQLALCHEMY20_STAMP := $(SQLALCHEMY20)/.installed
 SQLALCHEMY20_TESTS := $(filter-out %_properties.py,$(wildcard tests/*/ledger/test_*.py))
@@ -14,7 +15,7 @@ KILLS ?= 200
 SEED ?=
 LEDGER ?= sqlite
 
-.PHONY: demo dev test test-rest test-all nightly chaos lint audit format bench clean
+.PHONY: demo dev test test-rest test-all nightly chaos lint audit format bench docs clean
 
 $(STAMP): pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
@@ -72,8 +73,19 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+$(DOCS_STAMP): $(STAMP)
+	@if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python -e '.[docs]'; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'; fi
+	@touch $(DOCS_STAMP)
+
+docs: $(DOCS_STAMP)  ## the documentation site, in site/; a broken link or a page that is not listed fails
+	@$(BIN)/python -m tools.reference
+	@$(BIN)/python -m tools.check_site
+	@$(BIN)/zensical build --clean --strict
+	@$(BIN)/python -m tools.check_site --built
+
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site docs/reference .cache .pytest_cache .mypy_cache .ruff_cache
