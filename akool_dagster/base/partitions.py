@@ -89,7 +89,6 @@ def partition_window(file_key: str) -> tuple[int, int] | None:
     for granularity, length_ms in _LENGTHS_MS.items():
         with suppress(ValueError):
             start_ms = _start_ms(file_key, _file_format(granularity), length_ms)
-            _from_ms(start_ms + length_ms)  # the last day of the calendar has no end that a time could name
             return start_ms, start_ms + length_ms
     return None
 

