@@ -12,9 +12,7 @@ NOT_IN_SDIST = (".ci/", ".github/", ".gitignore", ".pre-commit-config.yaml")
 DIST_INFO = f"akool_dagster-{__version__}.dist-info"
 
 
-def test_the_wheel_is_the_package_and_nothing_else(
-    distributions: Distributions, source_files: frozenset[str]
-) -> None:
+def test_the_wheel_is_the_package_and_nothing_else(distributions: Distributions, source_files: frozenset[str]) -> None:
     package = [name for name in source_files if name.startswith("akool_dagster/")]
     described = [
         f"{DIST_INFO}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")

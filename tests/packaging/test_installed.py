@@ -105,7 +105,9 @@ def test_the_command_says_the_version_of_the_package(installed: Path, tmp_path: 
 def test_a_ledger_is_made_by_the_migrations_in_the_wheel(installed: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.sqlite"
     command = installed / "akool-dagster"
-    run_well([command, "track", "68919a464b4dbdd4ab3d3034", "--label", "campaign=spring"], tmp_path, AKOOL_LEDGER_URL=url)
+    run_well(
+        [command, "track", "68919a464b4dbdd4ab3d3034", "--label", "campaign=spring"], tmp_path, AKOOL_LEDGER_URL=url
+    )
     (job,) = json.loads(run_well([command, "jobs", "--json"], tmp_path, AKOOL_LEDGER_URL=url))
     assert job["_id"] == "68919a464b4dbdd4ab3d3034"
 
