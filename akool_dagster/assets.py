@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from akool_dagster.base.clock import Clock
 from akool_dagster.base.names import AccountNames
-from akool_dagster.base.partitions import PartitionGrid
-from akool_dagster.clock import Clock, SystemClock
+from akool_dagster.base.partitions import Granularity, PartitionGrid
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.io_manager import TABLE_METADATA, ParquetIOManager
 from akool_dagster.ledger import AccountLedger, HeldLease, LandingKind
@@ -41,11 +41,7 @@ def build_jobs_asset(names: AccountNames) -> dg.AssetSpec:
 
 
 def build_tables_asset(
-    names: AccountNames,
-    grid: PartitionGrid,
-    partitions_def: dg.PartitionsDefinition,
-    tables: Sequence[str],
-    clock: Clock | None = None,
+    names: AccountNames, grid: PartitionGrid, tables: Sequence[str], clock: Clock
 ) -> dg.AssetsDefinition:
     """Return the multi-asset that lands a partition of the chosen tables from one snapshot of the ledger."""
     specs = [RESULT_TABLES[name] for name in tables]
@@ -55,12 +51,12 @@ def build_tables_asset(
         outs={spec.name: _asset_out(names, spec) for spec in specs},
         deps=[dg.AssetKey(names.asset("jobs"))],
         can_subset=True,
-        partitions_def=partitions_def,  # without a backfill policy: a run for each partition
+        partitions_def=_partitions_of(grid),  # without a backfill policy: a run for each partition
         required_resource_keys={names.ledger, names.tables},
     )
     def land_tables(context: dg.AssetExecutionContext) -> Iterator[dg.Output[Any]]:
         selected = context.op_execution_context.selected_output_names
-        with _landing(context, names, grid, LandingKind.TABLES, clock or SystemClock()) as landing:
+        with _landing(context, names, grid, LandingKind.TABLES, clock) as landing:
             if isinstance(landing.io_manager, ParquetIOManager):
                 landing.own(landing.io_manager.root())
             yield from landing.outputs([spec for spec in specs if spec.name in selected])
@@ -68,28 +64,23 @@ def build_tables_asset(
     return land_tables
 
 
-def build_videos_asset(
-    names: AccountNames,
-    grid: PartitionGrid,
-    partitions_def: dg.PartitionsDefinition,
-    tables: Sequence[str],
-    clock: Clock | None = None,
-) -> dg.AssetsDefinition:
-    """Return the asset that downloads a partition's due videos and lands their manifest."""
+def build_videos_asset(names: AccountNames, grid: PartitionGrid, upstream: str, clock: Clock) -> dg.AssetsDefinition:
+    """Return the asset that downloads a partition's due videos and lands their manifest.
+
+    ``upstream`` is an asset's name, for lineage only: the videos are read from the ledger and never wait for a table.
+    """
 
     @dg.multi_asset(
         name=f"{names.prefix}_{VIDEOS.name}",
-        outs={VIDEOS.name: _asset_out(names, VIDEOS, f"{VIDEOS.description} The files lie beside it.", {"mp4"})},
-        # For lineage only: the videos are read from the ledger and never wait for the tables.
-        deps=[dg.AssetKey(names.asset("results" if "results" in tables else "jobs"))],
-        partitions_def=partitions_def,  # without a backfill policy: a run for each partition
+        outs={VIDEOS.name: _asset_out(names, VIDEOS, "mp4")},
+        deps=[dg.AssetKey(names.asset(upstream))],
+        partitions_def=_partitions_of(grid),  # without a backfill policy: a run for each partition
         required_resource_keys={names.ledger, names.tables, names.akool, names.videos},
     )
     def videos(context: dg.AssetExecutionContext) -> Iterator[dg.Output[Any]]:
         store: VideoStoreResource = getattr(context.resources, names.videos)
         akool: AkoolResource = getattr(context.resources, names.akool)
-        time = clock or SystemClock()
-        with _landing(context, names, grid, LandingKind.VIDEOS, time) as landing:
+        with _landing(context, names, grid, LandingKind.VIDEOS, clock) as landing:
             root = store.root()
             landing.own(root)
             report = VideoLanding(
@@ -97,11 +88,11 @@ def build_videos_asset(
                 new_client=akool.client,
                 root=root,
                 policy=store.address_policy(akool.base_url),
-                clock=time,
+                clock=clock,
                 log=context.log.info,
                 before_effect=landing.lease.check,
             ).land(
-                *grid.saving_window(landing.key, time.now_ms()), run_seconds=store.run_seconds, limits=store.limits()
+                *grid.saving_window(landing.key, clock.now_ms()), run_seconds=store.run_seconds, limits=store.limits()
             )
             downloads = {
                 "akool/downloaded": report.stored,
@@ -109,7 +100,6 @@ def build_videos_asset(
                 "akool/failed_downloads": report.failed,
                 "akool/given_up_downloads": report.unverified + report.lost,
                 "akool/deferred_downloads": report.deferred,
-                "akool/api_calls": report.api_calls,
             }
             yield from landing.outputs([VIDEOS], downloads)
 
@@ -138,9 +128,7 @@ class _Landing:
         if first:
             landings.note_marked_root()
 
-    def outputs(
-        self, specs: Sequence[TableSpec], metadata: Mapping[str, int] | None = None
-    ) -> Iterator[dg.Output[Any]]:
+    def outputs(self, specs: Sequence[TableSpec], metadata: Mapping[str, int] = {}) -> Iterator[dg.Output[Any]]:
         """Yield the tables of one snapshot, and record after each what has landed of it."""
         start, end = self.grid.window(self.key)
         landings = self.ledger.landings
@@ -152,7 +140,7 @@ class _Landing:
                 self.lease.check()
                 value, numbers = self._output(spool, spec)
                 # The IO manager writes while this generator waits here: inside the lease.
-                yield dg.Output(value, output_name=spec.name, metadata={**numbers, **(metadata or {})})
+                yield dg.Output(value, output_name=spec.name, metadata={**metadata, **numbers})
                 landings.record_landed(self.kind, self.key, self.lease.owner, start, spec.name, version)
 
     def _output(self, spool: Spool, spec: TableSpec) -> tuple[object, dict[str, int | float]]:
@@ -197,35 +185,35 @@ def _note_start(context: dg.AssetExecutionContext, ledger: AccountLedger, begun:
             ledger.landings.note_start(max(0, begun - int(launch.timestamp * 1000)))
 
 
-def _asset_out(
-    names: AccountNames, spec: TableSpec, description: str | None = None, kinds: set[str] | None = None
-) -> dg.AssetOut:
+def _partitions_of(grid: PartitionGrid) -> dg.TimeWindowPartitionsDefinition:
+    """Return Dagster's partitions of a grid. The current one is among them: with end_offset=0 it would not be."""
+    if grid.granularity == Granularity.HOURLY:
+        return dg.HourlyPartitionsDefinition(start_date=grid.first_key, end_offset=1)
+    return dg.DailyPartitionsDefinition(start_date=grid.first_key, end_offset=1)
+
+
+def _asset_out(names: AccountNames, spec: TableSpec, *more_kinds: str) -> dg.AssetOut:
+    columns = [
+        dg.TableColumn(
+            name=column.name,
+            type=str(column.type),
+            description=column.description + (f" Unit: {column.unit}." if column.unit else ""),
+            constraints=dg.TableColumnConstraints(
+                nullable=column.name not in ("_id", "partition_time"), unique=column.name == "_id"
+            ),
+        )
+        for column in spec.columns
+    ]
     return dg.AssetOut(
         key=dg.AssetKey(names.asset(spec.name)),
-        description=description or spec.description,
+        description=spec.description,
         io_manager_key=names.tables,
-        metadata=_definition_metadata(spec),
+        metadata={
+            "dagster/column_schema": dg.TableSchema(columns=columns),
+            "partition_expr": "partition_time",  # database IO managers replace a partition by this column
+            TABLE_METADATA: spec.name,
+        },
         group_name=names.prefix,
-        kinds={"parquet"} | (kinds or set()),
+        kinds={"parquet", *more_kinds},
         is_required=False,
     )
-
-
-def _definition_metadata(spec: TableSpec) -> dict[str, Any]:
-    return {
-        TABLE_METADATA: spec.name,
-        "partition_expr": "partition_time",  # database IO managers replace a partition by this column
-        "dagster/column_schema": dg.TableSchema(
-            columns=[
-                dg.TableColumn(
-                    name=column.name,
-                    type=str(column.type),
-                    description=column.description + (f" Unit: {column.unit}." if column.unit else ""),
-                    constraints=dg.TableColumnConstraints(
-                        nullable=column.name not in ("_id", "partition_time"), unique=column.name == "_id"
-                    ),
-                )
-                for column in spec.columns
-            ]
-        ),
-    }

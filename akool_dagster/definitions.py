@@ -1,21 +1,20 @@
-"""One call that gives a deployment everything for one Akool account."""
+"""`build_akool_definitions`: one call gives a deployment everything for one Akool account."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 import dagster as dg
 from dagster_shared.libraries import DagsterLibraryRegistry
 
 from akool_dagster import __version__
-from akool_dagster.accounts import check_account
 from akool_dagster.assets import build_jobs_asset, build_tables_asset, build_videos_asset
+from akool_dagster.base.accounts import check_account
+from akool_dagster.base.clock import Clock, SystemClock
 from akool_dagster.base.names import AccountNames
 from akool_dagster.base.partitions import Granularity, PartitionGrid
-from akool_dagster.clock import Clock
 from akool_dagster.io_manager import ParquetIOManager
 from akool_dagster.ledger import LandingKind
 from akool_dagster.polling.poll_pass import DEFAULT_CONCURRENT_REQUESTS, DEFAULT_IDS_PER_REQUEST
@@ -29,6 +28,11 @@ FIRST_DAY = date(2025, 8, 1)
 """The month Akool published the Image to Video API: no job is older."""
 MAX_RUNTIME_SECONDS = 3600
 """A landing of tables takes no longer, and one of videos no longer after its last download."""
+
+_JOB_DESCRIPTIONS = {
+    LandingKind.TABLES: "Writes a partition of the result tables from the ledger. Safe to run again at any time.",
+    LandingKind.VIDEOS: "Downloads a partition's due videos and writes their manifest. Safe to run again.",
+}
 
 
 def build_akool_definitions(
@@ -91,25 +95,8 @@ def build_akool_definitions(
     """
     check_account(prefix)
     names = AccountNames(prefix=prefix)
-    grid = PartitionGrid(
-        Granularity(granularity), datetime(start_date.year, start_date.month, start_date.day, tzinfo=UTC)
-    )
-    chosen = _chosen_tables(tables)
-    if not chosen and not videos:
-        raise ValueError("Nothing to land: give at least one table, or videos=True.")
-    _check_numbers(
-        whole={"ids_per_request": ids_per_request, "concurrent_requests": concurrent_requests},
-        seconds={
-            "minimum_interval_seconds": minimum_interval_seconds,
-            "landing_interval_seconds": landing_interval_seconds,
-            "run_start_seconds": run_start_seconds or 0,
-        },
-    )
-    if not 0 < tick_seconds <= 55:
-        raise ValueError(f"tick_seconds is {tick_seconds}: it must be above 0 and at most 55.")
-    if requests_per_second is not None and not 0 < requests_per_second < math.inf:
-        raise ValueError(f"requests_per_second is {requests_per_second}: give a number above 0, or None for no limit.")
-
+    grid = PartitionGrid(Granularity(granularity), start_date)
+    clock = clock or SystemClock()
     tables_writer = ParquetIOManager(storage_root=storage_root) if io_manager is None else io_manager
     store = video_store or VideoStoreResource(storage_root=storage_root)
     if videos and isinstance(tables_writer, ParquetIOManager) and tables_writer.storage_root != store.storage_root:
@@ -117,76 +104,46 @@ def build_akool_definitions(
             "Tables and videos belong in one storage root, which `ledger.json` marks as this ledger's: give "
             "video_store and io_manager the same storage_root as build_akool_definitions."
         )
-
-    partitions_def = partitions_for(grid)
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [build_jobs_asset(names)]
     landed: dict[LandingKind, Sequence[str]] = {}
-    if chosen:
-        assets.append(build_tables_asset(names, grid, partitions_def, chosen, clock))
+    resources: dict[str, Any] = {names.akool: akool, names.ledger: ledger, names.tables: tables_writer}
+    if chosen := _chosen_tables(tables):
+        assets.append(build_tables_asset(names, grid, chosen, clock))
         landed[LandingKind.TABLES] = chosen
     if videos:
-        assets.append(build_videos_asset(names, grid, partitions_def, chosen, clock))
+        assets.append(build_videos_asset(names, grid, "results" if "results" in chosen else "jobs", clock))
         landed[LandingKind.VIDEOS] = ["videos"]
-    jobs = [_landing_job(names, kind, written) for kind, written in landed.items()]
-    sensor = build_poll_sensor(
-        SensorSettings(
-            names=names,
-            grid=grid,
-            assets=landed,
-            lands_parquet=isinstance(tables_writer, ParquetIOManager),
-            max_runtime_seconds={
-                LandingKind.TABLES: MAX_RUNTIME_SECONDS,
-                LandingKind.VIDEOS: MAX_RUNTIME_SECONDS + int(store.run_seconds + store.seconds_per_file),
-            },
-            ids_per_request=ids_per_request,
-            concurrent_requests=concurrent_requests,
-            requests_per_second=requests_per_second,
-            tick_seconds=tick_seconds,
-            landing_interval_seconds=landing_interval_seconds,
-            run_start_seconds=run_start_seconds,
-        ),
-        jobs,
-        minimum_interval_seconds=minimum_interval_seconds,
-        default_status=default_sensor_status,
-        clock=clock,
-    )
-    resources: dict[str, Any] = {
-        names.akool: akool,
-        names.ledger: ledger,
-        names.tables: tables_writer,
-    }
-    if videos:
         resources[names.videos] = store
-    return dg.Definitions(assets=assets, jobs=jobs, sensors=[sensor], resources=resources)
-
-
-def partitions_for(grid: PartitionGrid) -> dg.TimeWindowPartitionsDefinition:
-    """Return Dagster's partitions of a grid. The current one is among them: with end_offset=0 it would not be."""
-    if grid.granularity == Granularity.HOURLY:
-        return dg.HourlyPartitionsDefinition(start_date=grid.first_key, end_offset=1)
-    return dg.DailyPartitionsDefinition(start_date=grid.first_key, end_offset=1)
-
-
-def _landing_job(names: AccountNames, kind: LandingKind, assets: Sequence[str]) -> Any:
-    what = {
-        LandingKind.TABLES: "Writes a partition of the result tables from the ledger. Safe to run again at any time.",
-        LandingKind.VIDEOS: "Downloads a partition's due videos and writes their manifest. Safe to run again.",
-    }[kind]
-    return dg.define_asset_job(
-        names.job(kind),
-        selection=dg.AssetSelection.assets(*(dg.AssetKey(names.asset(name)) for name in assets)),
-        description=what,
-        executor_def=dg.in_process_executor,  # one step: a process of its own would only add its start
+    if not landed:
+        raise ValueError("Nothing to land: give at least one table, or videos=True.")
+    settings = SensorSettings(
+        names=names,
+        grid=grid,
+        assets=landed,
+        lands_parquet=isinstance(tables_writer, ParquetIOManager),
+        max_runtime_seconds={
+            LandingKind.TABLES: MAX_RUNTIME_SECONDS,
+            LandingKind.VIDEOS: MAX_RUNTIME_SECONDS + int(store.run_seconds + store.seconds_per_file),
+        },
+        minimum_interval_seconds=minimum_interval_seconds,
+        ids_per_request=ids_per_request,
+        concurrent_requests=concurrent_requests,
+        requests_per_second=requests_per_second,
+        tick_seconds=tick_seconds,
+        landing_interval_seconds=landing_interval_seconds,
+        run_start_seconds=run_start_seconds,
     )
-
-
-def _check_numbers(whole: Mapping[str, int], seconds: Mapping[str, float]) -> None:
-    for name, number in whole.items():
-        if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} is {number}: it must be a whole number, and at least 1.")
-    for name, span in seconds.items():
-        if not (math.isfinite(span) and span >= 0):
-            raise ValueError(f"{name} is {span}: it must be a number of seconds, and not below 0.")
+    jobs = [
+        dg.define_asset_job(
+            names.job(kind),
+            selection=dg.AssetSelection.assets(*(dg.AssetKey(names.asset(name)) for name in written)),
+            description=_JOB_DESCRIPTIONS[kind],
+            executor_def=dg.in_process_executor,  # one step: a process of its own would only add its start
+        )
+        for kind, written in landed.items()
+    ]
+    sensor = build_poll_sensor(settings, jobs, default_sensor_status, clock)
+    return dg.Definitions(assets=assets, jobs=jobs, sensors=[sensor], resources=resources)
 
 
 def _chosen_tables(tables: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
-from akool_dagster.clock import SystemClock
+from akool_dagster.base.clock import SystemClock
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.storage import STALE_SECONDS, StorageError, StorageRoot, refuse_credentials
 from akool_dagster.storage.marker import ledger_command

@@ -21,6 +21,7 @@ from akool_dagster.storage import StorageRoot, refuse_credentials
 from akool_dagster.videos.fetch import FetchLimits
 
 _SECRET: dict[str, JsonValue] = {"dagster__is_secret": True}
+_LIMITS = FetchLimits()
 _QUIET = ConfigDict(hide_input_in_errors=True)  # a key given as a number, or in a list, would be quoted
 
 
@@ -131,24 +132,28 @@ class VideoStoreResource(dg.ConfigurableResource[Any]):
         description="Absolute path, or s3://, gs:// or az:// URL, of the folder that everything is stored in. "
         "Credentials for it come from the environment."
     )
-    threads: int = Field(default=8, ge=1, le=64, description="Downloads at the same time.")
-    max_bytes: int = Field(default=2 * 1024**3, gt=0, description="Largest video that is accepted, in bytes.")
+    threads: int = Field(default=_LIMITS.threads, ge=1, le=64, description="Downloads at the same time.")
+    max_bytes: int = Field(default=_LIMITS.max_bytes, gt=0, description="Largest video that is accepted, in bytes.")
     run_seconds: float = Field(
         default=300.0, gt=0, description="Seconds in which one run starts new downloads; the rest waits for the next."
     )
     seconds_per_file: float = Field(
-        default=600.0, gt=0, description="Seconds that one download may take; a newer URL of Akool's gets no more."
+        default=_LIMITS.seconds_per_file,
+        gt=0,
+        description="Seconds that one download may take; a newer URL of Akool's gets no more.",
     )
     stall_seconds: float = Field(
-        default=30.0,
+        default=_LIMITS.low_speed.seconds,
         gt=0,
         description="Seconds over which stall_bytes_per_second must be kept up; a download below is tried again later.",
     )
     stall_bytes_per_second: float = Field(
-        default=1024.0, ge=0, description="Slowest acceptable download, averaged over stall_seconds, in bytes a second."
+        default=_LIMITS.low_speed.bytes_per_second,
+        ge=0,
+        description="Slowest acceptable download, averaged over stall_seconds, in bytes a second.",
     )
     reserve_bytes: int = Field(
-        default=64 * 1024**2,
+        default=_LIMITS.reserve_bytes,
         ge=0,
         description="Bytes of the disk that downloads leave free, and set aside for a video of unknown size.",
     )

@@ -1,4 +1,4 @@
-"""The runs of a landing's job, as Dagster's storage tells them."""
+"""The runs of a landing's job in Dagster's storage, as facts for the decisions."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.planning.decisions import RunFacts, RunStage
 
 RUNS_LOOKED_AT = 6
-"""The newest of each partition: six failures in a row make the longest back-off."""
+"""The newest runs of each partition: six failures in a row make the longest back-off."""
+PARTITIONS_PER_QUERY = 500
 PARTITION_TAG = "dagster/partition"
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 """Run monitoring ends a run that goes on for longer than these seconds."""
 FAILURE_REASON_TAG = "dagster/failure_reason"
 OWN_FAILURES = frozenset({"STEP_FAILURE", "RUN_EXCEPTION", "JOB_INITIALIZATION_FAILURE"})
-"""The reasons that a run gives itself as it fails. Whoever finds a killed run fails it without one of these."""
+"""The reasons that a run gives itself as it fails. A killed run is failed later, without one of these."""
 
 _STAGES = {
     dg.DagsterRunStatus.QUEUED: RunStage.QUEUED,
@@ -32,25 +33,31 @@ def recent_runs(
 ) -> dict[str, list[RunFacts]]:
     """Return the newest runs of a job for each of these partitions, newest first.
 
-    That is one query. Where one partition has so many runs that they crowd out others, those are asked for one by
-    one; a partition that the deadline leaves no time for is not in the answer.
+    One query covers `PARTITIONS_PER_QUERY` partitions. A partition with very many runs crowds others out of the answer:
+    those are asked for one by one. Partitions for which the deadline leaves no time are not in the result.
     """
-    limit = RUNS_LOOKED_AT * len(keys)
-    records = _records(instance, job_name, keys, limit)
-    runs: dict[str, list[RunFacts]] = {key: [] for key in keys}
-    for record in records:
-        runs[record.dagster_run.tags[PARTITION_TAG]].append(run_facts(record))
-    if len(keys) > 1 and len(records) == limit:
-        for key in [key for key, found in runs.items() if len(found) < RUNS_LOOKED_AT]:
-            if deadline.expired():
-                del runs[key]
-            else:
-                runs[key] = [run_facts(record) for record in _records(instance, job_name, [key], RUNS_LOOKED_AT)]
+
+    def newest(some: Sequence[str]) -> list[dg.RunRecord]:
+        filters = dg.RunsFilter(job_name=job_name, tags={PARTITION_TAG: list(some)})
+        return list(instance.get_run_records(filters, limit=RUNS_LOOKED_AT * len(some)))
+
+    runs: dict[str, list[RunFacts]] = {}
+    for first in range(0, len(keys), PARTITIONS_PER_QUERY):
+        if first and deadline.expired():
+            break
+        batch = keys[first : first + PARTITIONS_PER_QUERY]
+        records = newest(batch)
+        found: dict[str, list[RunFacts]] = {key: [] for key in batch}
+        for record in records:
+            found[record.dagster_run.tags[PARTITION_TAG]].append(run_facts(record))
+        if len(batch) > 1 and len(records) == RUNS_LOOKED_AT * len(batch):
+            for key in [key for key in batch if len(found[key]) < RUNS_LOOKED_AT]:
+                if deadline.expired():
+                    del found[key]
+                else:
+                    found[key] = [run_facts(record) for record in newest([key])]
+        runs |= found
     return runs
-
-
-def _records(instance: dg.DagsterInstance, job_name: str, keys: Sequence[str], limit: int) -> Sequence[dg.RunRecord]:
-    return instance.get_run_records(dg.RunsFilter(job_name=job_name, tags={PARTITION_TAG: list(keys)}), limit=limit)
 
 
 def run_facts(record: dg.RunRecord) -> RunFacts:
@@ -59,25 +66,17 @@ def run_facts(record: dg.RunRecord) -> RunFacts:
     A run counts as launched when it started. A run that has not started was launched at its last update if it is
     STARTING, since it may have queued for long before; else, as NOT_STARTED, when it was created.
     """
-    created_at, started_at, ended_at = _ms(record.create_timestamp.timestamp()), None, None
-    if record.start_time is not None:
-        launched_at = started_at = _ms(record.start_time)
-    elif record.dagster_run.status == dg.DagsterRunStatus.STARTING:
-        launched_at = _ms(record.update_timestamp.timestamp())
-    else:
-        launched_at = created_at
-    if record.end_time is not None:
-        ended_at = _ms(record.end_time)
-    stage = _STAGES.get(record.dagster_run.status, RunStage.UNFINISHED)
-    if record.dagster_run.status == dg.DagsterRunStatus.FAILURE and _was_killed(record):
-        stage = RunStage.DIED
+    status = record.dagster_run.status
+    created = record.create_timestamp.timestamp()
+    waited_until = record.update_timestamp.timestamp() if status == dg.DagsterRunStatus.STARTING else created
+    is_killed = status == dg.DagsterRunStatus.FAILURE and _was_killed(record)
     return RunFacts(
         run_id=record.dagster_run.run_id,
-        stage=stage,
-        created_at=created_at,
-        launched_at=launched_at,
-        started_at=started_at,
-        ended_at=ended_at,
+        stage=RunStage.DIED if is_killed else _STAGES.get(status, RunStage.UNFINISHED),
+        created_at=_ms(created),
+        launched_at=_ms(waited_until if record.start_time is None else record.start_time),
+        started_at=None if record.start_time is None else _ms(record.start_time),
+        ended_at=None if record.end_time is None else _ms(record.end_time),
     )
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import dagster as dg
+from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
 
+from akool_dagster.base.clock import Clock, Deadline
 from akool_dagster.base.names import AccountNames
 from akool_dagster.base.partitions import PartitionGrid
-from akool_dagster.clock import Clock, Deadline, SystemClock
-from akool_dagster.ledger import AccountLedger, Counts, LandingKind, LedgerMissingError
+from akool_dagster.ledger import AccountLedger, LandingKind, LedgerMissingError
 from akool_dagster.planning.decisions import (
     REQUESTS_PER_TICK,
     Decision,
@@ -28,14 +29,15 @@ from akool_dagster.polling.poll_pass import NEEDS_THE_USER, PollReport, run_poll
 from akool_dagster.resources import AkoolResource, JobLedgerResource
 from akool_dagster.runs import MAX_RUNTIME_TAG, recent_runs
 
-PARTITIONS_PER_QUERY = 500
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 SHARE_FOR_RUNS = 0.125
-"""Of a tick's time, for what Dagster's storage is asked about one kind of landing: it may be far away."""
+"""The share of a tick's time for what Dagster's storage is asked about one kind of landing: it may be far away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensorSettings:
-    """What a sensor goes by."""
+    """The settings of one account's sensor. Raises ValueError for a number that cannot work."""
 
     names: AccountNames
     grid: PartitionGrid
@@ -45,24 +47,23 @@ class SensorSettings:
     """Whether `ParquetIOManager` keeps the tables: only then may jobs be pruned that the tables hold."""
     max_runtime_seconds: Mapping[LandingKind, int]
     """How long a run may take before Dagster's run monitoring ends it."""
-    ids_per_request: int
-    concurrent_requests: int
-    requests_per_second: float | None
-    tick_seconds: float
+    minimum_interval_seconds: NonNegativeInt
+    ids_per_request: PositiveInt
+    concurrent_requests: PositiveInt
+    requests_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    tick_seconds: Annotated[float, Field(gt=0, le=55)]
     """The whole tick's time. Dagster stops waiting for a sensor after 60 s, some proxies after 15."""
-    landing_interval_seconds: float
+    landing_interval_seconds: Seconds
     """How long a partition is left alone after it was landed."""
-    run_start_seconds: float | None
+    run_start_seconds: Seconds | None
     """How long a launched run may take to get its lease; None: twice the slowest of late, and at least 60 s."""
 
 
 def build_poll_sensor(
     settings: SensorSettings,
     jobs: Sequence[Any],  # what define_asset_job returns: its class is not public
-    *,
-    minimum_interval_seconds: int,
     default_status: dg.DefaultSensorStatus,
-    clock: Clock | None = None,
+    clock: Clock,
 ) -> dg.SensorDefinition:
     """Return the sensor that polls one account and asks for its landings."""
     names = settings.names
@@ -70,7 +71,7 @@ def build_poll_sensor(
     @dg.sensor(
         name=names.sensor,
         jobs=list(jobs),
-        minimum_interval_seconds=minimum_interval_seconds,
+        minimum_interval_seconds=settings.minimum_interval_seconds,
         default_status=default_status,
         required_resource_keys={names.ledger, names.akool},
         description=(
@@ -86,7 +87,7 @@ def build_poll_sensor(
             return dg.SkipReason(str(error))
         with ledger:
             akool: AkoolResource = getattr(context.resources, names.akool)
-            return _Tick(context, settings, ledger.account(names.prefix), akool, clock or SystemClock()).run()
+            return _Tick(context, settings, ledger.account(names.prefix), akool, clock).run()
 
     return poll_results
 
@@ -107,11 +108,11 @@ class _Tick:
         self._clock = clock
         self._deadline = Deadline(clock, settings.tick_seconds)
 
-    def run(self) -> dg.SensorResult | dg.SkipReason:
-        landings, grid = self._account.landings, self._settings.grid
+    def run(self) -> dg.SensorResult:
+        landings, grid, assets = self._account.landings, self._settings.grid, self._settings.assets
         landings.settle_granularity(grid.granularity)
-        merged = self._settings.assets.values() if self._settings.lands_parquet else ()
-        landings.set_enabled_assets([name for assets in merged for name in assets])
+        merged = assets.values() if self._settings.lands_parquet else ()
+        landings.set_enabled_assets([name for names in merged for name in names])
         decisions = self._decide()
         requested = choose(decisions)
         report, trouble = PollReport(), None
@@ -119,27 +120,30 @@ class _Tick:
             report = self._poll()
         except NEEDS_THE_USER as error:
             trouble = error
-        late: list[Decision] = []
         if (trouble is not None or report.recorded.changed) and not self._deadline.expired():
             # What the poll pass has just seen end need not wait for the next tick.
             late = self._decide(known={(one.state.kind, one.state.key) for one in decisions})
             requested += choose(late, REQUESTS_PER_TICK - len(requested))
+            decisions += late
         if trouble is not None:
             if not requested:  # a failed tick discards its requests; the next one fails
                 raise trouble
             self._context.log.error(str(trouble))
-        counts = self._account.counts(grid.start_ms, grid.end_ms(self._clock.now_ms()))
-        if LandingKind.VIDEOS not in self._settings.assets:  # nothing waits for what nobody downloads
+        now = self._clock.now_ms()
+        counts = self._account.counts(grid.start_ms, grid.end_ms(now))
+        if LandingKind.VIDEOS not in assets:  # nothing waits for what nobody downloads
             counts = replace(counts, videos={})
-        sentences = (poll_sentence(report), counts_sentence(counts), landings_sentence(decisions + late, requested))
-        message = "; ".join(sentences)
+        message = "; ".join((poll_sentence(report), counts_sentence(counts), landings_sentence(decisions, requested)))
         self._context.log.info(message)
-        observations, cursor = self._observation(counts)
+        cursor = next_observation(self._context.cursor, counts, now)
+        observation = dg.AssetObservation(
+            dg.AssetKey(self._settings.names.asset("jobs")), metadata=observation_metadata(counts)
+        )
         return dg.SensorResult(
             run_requests=[self._request(state) for state in requested],
             skip_reason=None if requested else message,
-            asset_events=observations,
-            cursor=cursor,
+            asset_events=[] if cursor is None else [observation],
+            cursor=cursor or self._context.cursor,
         )
 
     def _poll(self) -> PollReport:
@@ -158,55 +162,38 @@ class _Tick:
             )
 
     def _decide(self, known: Collection[tuple[LandingKind, str]] = ()) -> list[Decision]:
-        """Decide for every dirty partition but those that are ``known``."""
-        videos = LandingKind.VIDEOS in self._settings.assets
+        """Decide for every dirty partition but those that are ``known``, as far as the time for each kind allows."""
+        settings, landings = self._settings, self._account.landings
+        videos = LandingKind.VIDEOS in settings.assets
         states = dirty_states(
-            self._account.landings.dirty(
-                self._settings.grid.length_ms, self._settings.assets.get(LandingKind.TABLES, ()), videos=videos
-            ),
+            landings.dirty(settings.grid.length_ms, settings.assets.get(LandingKind.TABLES, ()), videos=videos),
             self._account.videos.due_hours() if videos else (),
-            self._settings.grid,
+            settings.grid,
             self._clock.now_ms(),
         )
-        states = [state for state in states if (state.kind, state.key) not in known]
-        if not states:
-            return []
-        start_seconds = self._settings.run_start_seconds
-        start_ms = (
-            start_allowance_ms(self._account.landings.slowest_start_ms())
-            if start_seconds is None
-            else int(start_seconds * 1000)
-        )
         decisions: list[Decision] = []
-        for kind, of_kind in groupby(states, key=lambda state: state.kind):
-            decisions += self._decide_kind(kind, sorted(of_kind, key=_urgency), start_ms)
+        for kind in settings.assets:
+            of_kind = [state for state in states if state.kind == kind and (kind, state.key) not in known]
+            if of_kind:
+                decisions += self._decide_kind(kind, of_kind)
         return decisions
 
-    def _decide_kind(self, kind: LandingKind, states: Sequence[PartitionState], start_ms: int) -> list[Decision]:
-        """Decide for partitions of one kind, until its share of the tick's time is over; the rest is for later."""
-        deadline = Deadline(self._clock, SHARE_FOR_RUNS * self._settings.tick_seconds)
+    def _decide_kind(self, kind: LandingKind, states: Sequence[PartitionState]) -> list[Decision]:
+        settings = self._settings
+        deadline = Deadline(self._clock, SHARE_FOR_RUNS * settings.tick_seconds)
         leases = self._account.leases.facts(kind)
-        job_name = self._settings.names.job(kind)
-        decisions: list[Decision] = []
-        for first in range(0, len(states), PARTITIONS_PER_QUERY):
-            if first and deadline.expired():
-                break
-            batch = states[first : first + PARTITIONS_PER_QUERY]
-            runs = recent_runs(self._context.instance, job_name, [state.key for state in batch], deadline)
-            now = self._clock.now_ms()
-            decisions += [
-                decide(
-                    state,
-                    runs[state.key],
-                    leases.get(state.key),
-                    now,
-                    interval_ms=int(self._settings.landing_interval_seconds * 1000),
-                    start_ms=start_ms,
-                )
-                for state in batch
-                if state.key in runs
-            ]
-        return decisions
+        runs = recent_runs(self._context.instance, settings.names.job(kind), [state.key for state in states], deadline)
+        if settings.run_start_seconds is None:
+            start_ms = start_allowance_ms(self._account.landings.slowest_start_ms())
+        else:
+            start_ms = int(settings.run_start_seconds * 1000)
+        interval_ms = int(settings.landing_interval_seconds * 1000)
+        now = self._clock.now_ms()
+        return [
+            decide(state, runs[state.key], leases.get(state.key), now, interval_ms=interval_ms, start_ms=start_ms)
+            for state in states
+            if state.key in runs
+        ]
 
     def _request(self, state: PartitionState) -> dg.RunRequest:
         # No run_key: a key whose run failed would never run again.
@@ -219,14 +206,3 @@ class _Tick:
                 MAX_RUNTIME_TAG: str(self._settings.max_runtime_seconds[state.kind]),
             },
         )
-
-    def _observation(self, counts: Counts) -> tuple[list[dg.AssetObservation], str]:
-        cursor = next_observation(self._context.cursor, counts, self._clock.now_ms())
-        if cursor is None:
-            return [], self._context.cursor or ""
-        key = dg.AssetKey(self._settings.names.asset("jobs"))
-        return [dg.AssetObservation(key, metadata=observation_metadata(counts))], cursor
-
-
-def _urgency(state: PartitionState) -> tuple[int, int]:
-    return state.earliest_expiry or 0, state.version

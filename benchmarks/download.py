@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.base.clock import Deadline, SystemClock
 from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.http.bounds import Bounds
 from akool_dagster.http.transport import HttpTransport

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from akool_dagster.api.models import ResultRow
 from akool_dagster.assets import build_tables_asset
+from akool_dagster.base.clock import SystemClock
 from akool_dagster.base.names import AccountNames
 from akool_dagster.base.partitions import Granularity, PartitionGrid
 from akool_dagster.emulator import JobStatus, population
@@ -124,9 +125,8 @@ def _settled_jobs(count: int) -> Iterator[Job]:
 
 def _land(folder: Path, root: Path) -> None:
     names = AccountNames(prefix=ACCOUNT)
-    days = dg.DailyPartitionsDefinition(DAY, end_offset=1)
     definitions = dg.Definitions(
-        assets=[build_tables_asset(names, GRID, days, list(RESULT_TABLES))],
+        assets=[build_tables_asset(names, GRID, list(RESULT_TABLES), SystemClock())],
         jobs=[dg.define_asset_job("land", dg.AssetSelection.all(), executor_def=dg.in_process_executor)],
         resources={
             names.ledger: JobLedgerResource(url=f"sqlite:///{ledger_file(folder)}"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 
-from akool_dagster.clock import SystemClock
+from akool_dagster.base.clock import SystemClock
 from akool_dagster.emulator import EmulatedJob, JobStatus
 from akool_dagster.ledger import AccountLedger, Answered, Job, JobLedger, Polling
 from akool_dagster.polling import DEFAULT_IDS_PER_REQUEST, next_poll_delay_ms

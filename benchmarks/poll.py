@@ -17,7 +17,7 @@ from time import process_time
 import requests
 
 from akool_dagster.api.client import AkoolClient, ApiKey
-from akool_dagster.clock import Clock, Deadline, SystemClock
+from akool_dagster.base.clock import Clock, Deadline, SystemClock
 from akool_dagster.emulator import AkoolEmulator, EmulatedJob
 from akool_dagster.ledger import JobLedger
 from akool_dagster.polling import DEFAULT_CONCURRENT_REQUESTS, DEFAULT_IDS_PER_REQUEST, run_poll_pass

@@ -17,7 +17,7 @@ import dagster as dg
 import sqlalchemy as sa
 
 from akool_dagster import AkoolResource, JobLedgerResource, build_akool_definitions
-from akool_dagster.clock import SystemClock
+from akool_dagster.base.clock import SystemClock
 from akool_dagster.ledger import Job, JobState, VideoState
 from akool_dagster.ledger.schema import HOUR_MS, hours, landed
 from akool_dagster.tables import TABLES

@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.table import Table
 
 from akool_dagster import JobLedger, TrackRequest
-from akool_dagster.clock import SystemClock
+from akool_dagster.base.clock import SystemClock
 from akool_dagster.emulator import AkoolEmulator, population
 from akool_dagster.ledger import AccountLedger, JobState, VideoState
 from akool_dagster.tables import TABLES

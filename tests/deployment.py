@@ -23,9 +23,18 @@ QUIET: dict[str, Any] = {"telemetry": {"enabled": False}}
 
 
 def quiet_instance(folder: Path, **settings: Any) -> dg.DagsterInstance:
-    """Return an instance in a folder that reports to nobody. ``settings``: more of its ``dagster.yaml``."""
-    folder.mkdir()
-    return dg.DagsterInstance.local_temp(str(folder), overrides=QUIET | settings)
+    """Return an instance in a folder that reports to nobody. ``settings``: more of its ``dagster.yaml``.
+
+    The event log is one database: by default Dagster makes a database for each run, which takes seconds.
+    """
+    folder.mkdir(exist_ok=True)
+    event_log = {
+        "module": "dagster._core.storage.event_log",
+        "class": "ConsolidatedSqliteEventLogStorage",
+        "config": {"base_dir": str(folder / "history")},
+    }
+    own = settings or {"event_log_storage": event_log}
+    return dg.DagsterInstance.local_temp(str(folder), overrides=QUIET | own)
 
 
 def emulated(job_id: str, **fields: Any) -> EmulatedJob:
@@ -74,6 +83,12 @@ class Deployment:
             "landing_interval_seconds": 0,
         }
         self.defs = build_akool_definitions(self.prefix, **usual | self.options)
+
+    def add(self, *job_ids: str, **fields: Any) -> None:
+        """Track jobs that have ended at Akool by the first poll."""
+        for job_id in job_ids:
+            self.emulator.add_job(emulated(job_id, **fields))
+        self.track(*job_ids)
 
     def track(self, *job_ids: str, **labels: str) -> None:
         with JobLedger.create(self.ledger_url) as ledger:

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from akool_dagster.base.clock import Clock, SystemClock
 from akool_dagster.base.partitions import Granularity, PartitionGrid
-from akool_dagster.clock import Clock, SystemClock
 from akool_dagster.ledger import AccountLedger
 from akool_dagster.storage import StorageRoot
 from akool_dagster.storage.marker import ensure_owner

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from akool_dagster.api.errors import AkoolContentError, AkoolDeadlineError, AkoolError
 from akool_dagster.api.models import ResultsAnswer, parse_results
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from tests.clock import FakeClock
 
 FIRST_SECOND = 1_759_990_000

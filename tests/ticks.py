@@ -10,7 +10,7 @@ import pytest
 
 from akool_dagster.api import AkoolClient, ApiKey
 from akool_dagster.api.models import load_payload
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.emulator import AkoolEmulator, EmulatedJob
 from akool_dagster.ledger import Job, JobLedger, JobState
 from akool_dagster.polling import PollReport, run_poll_pass

@@ -31,12 +31,12 @@ from akool_dagster.api.errors import (
 from akool_dagster.api.json_text import encode_json
 from akool_dagster.api.models import ResultsAnswer, parse_results
 from akool_dagster.api.retry import GiveUp, RetryPolicy
+from akool_dagster.base.clock import Clock, Deadline, SystemClock
+from akool_dagster.base.job_ids import JOB_ID_PATTERN, normalise_id
 from akool_dagster.base.redaction import redact_text
-from akool_dagster.clock import Clock, Deadline, SystemClock
 from akool_dagster.http.bounds import Bounds
 from akool_dagster.http.errors import RefusedAddressError, TooLargeError, TransportError
 from akool_dagster.http.transport import HttpTransport, trusted_context
-from akool_dagster.job_ids import JOB_ID_PATTERN, normalise_id
 
 __all__ = ["AkoolClient", "ApiKey", "ClientCredentials", "Token", "credentials_from"]
 

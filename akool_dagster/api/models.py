@@ -26,7 +26,7 @@ from pydantic import (
 from akool_dagster.api.cleaning import clean_row, storable_text
 from akool_dagster.api.errors import AkoolResponseError
 from akool_dagster.api.json_text import decode_json, encode_json
-from akool_dagster.job_ids import normalise_id
+from akool_dagster.base.job_ids import normalise_id
 
 VIDEO_LIFETIME_MS = 7 * 24 * 3600 * 1000  # documented: "valid for 7 days"; from when is not, so from the latest known
 
@@ -135,15 +135,18 @@ class ResultRow(BaseModel):
     def _read_raw_row(cls, raw: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(raw, Mapping):
             raise ValueError("not an object")
-        fields: dict[str, Any] = {}
+        fields = clean_row(raw)
         extra: dict[str, Any] = {}
-        for name, value in clean_row(raw).items():
-            if name in _FIELDS and (name in _TRUTHS or not isinstance(value, bool)):
-                fields[name] = value
-            elif name in _ESSENTIAL:
+        # In Python true is a number, and would be read as one.
+        misfits = [
+            name
+            for name, value in fields.items()
+            if name not in _FIELDS or (type(value) is bool and name not in _TRUTHS)
+        ]
+        for name in misfits:
+            if name in _ESSENTIAL:
                 raise ValueError(f"{name}: Input should not be true or false")
-            else:
-                extra[name] = value
+            extra[name] = fields.pop(name)
         if isinstance(job_id := fields.get("_id"), str):
             fields["_id"] = normalise_id(job_id)
         fields["extra"] = extra
@@ -212,10 +215,11 @@ class ResultsAnswer:
 def parse_results(payload: object, requested: Collection[str]) -> ResultsAnswer:
     """Match the rows of a successful ``resultsByIds`` envelope to the requested ids, by ``_id`` only.
 
-    Of several rows under one id the furthest is kept. Raises AkoolResponseError when the envelope itself has
+    The requested ids are as `normalise_id` gives them. Several rows may have one id: the row of the job that got
+    furthest is kept. Raises AkoolResponseError when the envelope itself has
     the wrong shape; one bad row never affects the others.
     """
-    wanted = dict.fromkeys(map(normalise_id, requested))
+    wanted = dict.fromkeys(requested)
     rows: dict[str, ResultRow] = {}
     unparsable: dict[str, str] = {}
     ignored = 0

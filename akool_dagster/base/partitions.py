@@ -1,10 +1,10 @@
-"""The partitions of an account: equal stretches of UTC time, and their keys."""
+"""The partitions of an account: equal stretches of UTC time, and their keys in Dagster and in file names."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time
 from enum import StrEnum
 
 END_OF_TIME = 2**62
@@ -18,50 +18,45 @@ class Granularity(StrEnum):
     HOURLY = "hourly"
 
 
-_LENGTHS = {Granularity.DAILY: timedelta(days=1), Granularity.HOURLY: timedelta(hours=1)}
+_LENGTHS_MS = {Granularity.DAILY: 86_400_000, Granularity.HOURLY: 3_600_000}
 _KEY_FORMATS = {Granularity.DAILY: "%Y-%m-%d", Granularity.HOURLY: "%Y-%m-%d-%H:%M"}
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionGrid:
-    """The partitions of an account: equal stretches of UTC time from a first day on, today's included."""
+    """The partitions of an account: equal stretches of UTC time from a first day to now. Times are milliseconds.
+
+    >>> PartitionGrid(Granularity.HOURLY, date(2026, 3, 14)).first_key
+    '2026-03-14-00:00'
+    """
 
     granularity: Granularity
-    start: datetime
-
-    def __post_init__(self) -> None:
-        if self.start.tzinfo is not UTC or self.start != self.start.replace(hour=0, minute=0, second=0, microsecond=0):
-            raise ValueError(f"The partitions start at midnight UTC, not at {self.start}.")
+    first_day: date
 
     @property
     def start_ms(self) -> int:
         """Return the start of the first partition."""
-        return _to_ms(self.start)
+        return _to_ms(datetime.combine(self.first_day, time.min, UTC))
 
     @property
-    def key_format(self) -> str:
-        """Return the strftime format of the keys, the same as Dagster's own for this granularity."""
-        return _KEY_FORMATS[self.granularity]
+    def length_ms(self) -> int:
+        """Return the length of a partition."""
+        return _LENGTHS_MS[self.granularity]
 
     @property
     def first_key(self) -> str:
         """Return the key of the first partition."""
-        return self.start.strftime(self.key_format)
+        return self._key_from(self.start_ms)
 
     def key(self, at_ms: int, now_ms: int) -> str | None:
         """Return the key of the partition that holds a time; None before the first and after the current one."""
-        length_ms = self.length_ms
-        if at_ms < self.start_ms or at_ms // length_ms > now_ms // length_ms:
+        if at_ms < self.start_ms or at_ms >= self.end_ms(now_ms):
             return None
-        return _from_ms(at_ms - at_ms % length_ms).strftime(self.key_format)
+        return self._key_from(at_ms - at_ms % self.length_ms)
 
     def window(self, key: str) -> tuple[int, int]:
-        """Return the first millisecond of a partition and that of the next. Raises ValueError for a wrong key."""
-        start = datetime.strptime(key, self.key_format).replace(tzinfo=UTC)
-        start_ms = _to_ms(start)
-        # "2026-3-1" would land the first of March, and "...-10:30" that hour, a second time under another name.
-        if start.strftime(self.key_format) != key or start_ms % self.length_ms:
-            raise ValueError(f"{key!r} is not the key of a partition: those are like {self.first_key}.")
+        """Return the start of a partition and of the next. Raises ValueError for a wrong key."""
+        start_ms = _start_ms(key, _KEY_FORMATS[self.granularity], self.length_ms)
         return start_ms, start_ms + self.length_ms
 
     def end_ms(self, now_ms: int) -> int:
@@ -71,8 +66,8 @@ class PartitionGrid:
     def saving_key(self, at_ms: int, now_ms: int) -> str | None:
         """Return the partition whose run downloads the video of a job at a time; None before there is any.
 
-        Videos of jobs from before the first partition, or that were tracked under a clock that went ahead, are in none
-        yet, and their URLs do not wait: the first and the current partition save them.
+        Some jobs lie before the first partition, or after the current one (tracked under a clock that was ahead).
+        Their videos' URLs die all the same: the first and the current partition save them.
         """
         return self.key(min(max(at_ms, self.start_ms), now_ms), now_ms)
 
@@ -82,36 +77,43 @@ class PartitionGrid:
         is_current = key == self.key(now_ms, now_ms)
         return None if key == self.first_key else start_ms, END_OF_TIME if is_current else end_ms
 
-    @property
-    def length_ms(self) -> int:
-        """Return the length of a partition in milliseconds."""
-        return int(_LENGTHS[self.granularity].total_seconds() * 1000)
+    def _key_from(self, start_ms: int) -> str:
+        return _from_ms(start_ms).strftime(_KEY_FORMATS[self.granularity])
 
 
 def partition_window(file_key: str) -> tuple[int, int] | None:
-    """Return the first millisecond of a partition, and that of the next, by its key as file names have it.
+    """Return the start of a partition and of the next, by its key in file names, which leave out the colon.
 
-    File names leave out the colons. None for what is no partition's key in any granularity.
+    None for a text that is no partition's key in any granularity.
     """
-    for granularity, key_format in _KEY_FORMATS.items():
-        file_format = key_format.replace(":", "")
-        with suppress(ValueError, OverflowError):  # the day after the last one there is
-            start = datetime.strptime(file_key, file_format).replace(tzinfo=UTC)
-            if start.strftime(file_format) == file_key:  # strptime reads "2025-1-9" too
-                return _to_ms(start), _to_ms(start + _LENGTHS[granularity])
+    for granularity, length_ms in _LENGTHS_MS.items():
+        with suppress(ValueError):
+            start_ms = _start_ms(file_key, _file_format(granularity), length_ms)
+            return start_ms, start_ms + length_ms
     return None
 
 
 def partition_file_key(window: tuple[int, int]) -> str:
-    """Return the key of a partition as file names have it, given its first millisecond and that of the next."""
+    """Return the key of a partition in file names, given its start and that of the next."""
     start, end = window
-    length = timedelta(milliseconds=end - start)
-    granularity = next(granularity for granularity, one in _LENGTHS.items() if one == length)
-    return _from_ms(start).strftime(_KEY_FORMATS[granularity]).replace(":", "")
+    granularity = next(granularity for granularity, length_ms in _LENGTHS_MS.items() if length_ms == end - start)
+    return _from_ms(start).strftime(_file_format(granularity))
 
 
-def _to_ms(time: datetime) -> int:
-    return int(time.timestamp() * 1000)
+def _file_format(granularity: Granularity) -> str:
+    return _KEY_FORMATS[granularity].replace(":", "")
+
+
+def _start_ms(key: str, key_format: str, length_ms: int) -> int:
+    start = datetime.strptime(key, key_format).replace(tzinfo=UTC)
+    # strptime reads "2026-3-1" too, and "...-10:30" lies within an hour: one partition would have two names.
+    if start.strftime(key_format) != key or _to_ms(start) % length_ms:
+        raise ValueError(f"{key!r} is not the key of a partition.")
+    return _to_ms(start)
+
+
+def _to_ms(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
 
 
 def _from_ms(milliseconds: int) -> datetime:

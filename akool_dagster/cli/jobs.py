@@ -14,9 +14,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from akool_dagster.base.clock import SystemClock
 from akool_dagster.cli.options import account_option
 from akool_dagster.cli.terminal import printable, require_output
-from akool_dagster.clock import SystemClock
 from akool_dagster.ledger import Job, JobLedger, JobState
 from akool_dagster.ledger.records import status_label
 from akool_dagster.settings import ledger_url_from

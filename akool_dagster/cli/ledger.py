@@ -10,9 +10,9 @@ from dataclasses import asdict
 
 import click
 
+from akool_dagster.base.clock import SystemClock
 from akool_dagster.cli.options import account_option, confirm, yes_option
 from akool_dagster.cli.terminal import printable
-from akool_dagster.clock import SystemClock
 from akool_dagster.ledger import JobLedger
 from akool_dagster.operations.adopt import AdoptionPlan, AdoptionReport, adopt, plan_adoption
 from akool_dagster.operations.check import CheckReport, check

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import click
 
-from akool_dagster.accounts import InvalidAccountError, check_account
+from akool_dagster.base.accounts import InvalidAccountError, check_account
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 

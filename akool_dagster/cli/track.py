@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
+from akool_dagster.base.job_ids import OBJECT_ID_PATTERN
 from akool_dagster.cli.options import account_option
 from akool_dagster.cli.terminal import read_input
 from akool_dagster.cli.track_input import FORMATS, TrackInput, parse_track_input
-from akool_dagster.job_ids import OBJECT_ID_PATTERN
 from akool_dagster.ledger import AccountLedger, JobLedger, LedgerMissingError, TrackReport, TrackRequest
 from akool_dagster.operations.video_files import reopen_missing
 from akool_dagster.settings import SettingsError, ledger_url_from, settings_from

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from akool_dagster.job_ids import OBJECT_ID_PATTERN
+from akool_dagster.base.job_ids import OBJECT_ID_PATTERN
 from akool_dagster.ledger.errors import InvalidJobError
 from akool_dagster.ledger.records import TrackRequest, check_labels, normalise_job_id
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from akool_dagster.clock import Clock, SystemClock
+from akool_dagster.base.clock import Clock, SystemClock
 from akool_dagster.emulator.errors import EmulatorError
 from akool_dagster.emulator.fault_descriptions import parse_flag, switch_on
 from akool_dagster.emulator.faults import FaultSwitch

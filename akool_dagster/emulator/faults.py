@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
+from akool_dagster.base.job_ids import normalise_id
 from akool_dagster.emulator.answers import Answer
 from akool_dagster.emulator.fault_kinds import Endpoint, FaultKind, Options
 from akool_dagster.emulator.fault_table import FAULT_KINDS
-from akool_dagster.job_ids import normalise_id
 
 RANDOM_HOLD_SECONDS = 2.0
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from akool_dagster.clock import Clock, SystemClock
+from akool_dagster.base.clock import Clock, SystemClock
 from akool_dagster.emulator.admin import admin_routes
 from akool_dagster.emulator.answers import Answer, file_answer, gateway_error, redirection
 from akool_dagster.emulator.errors import EmulatorError

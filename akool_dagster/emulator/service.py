@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.emulator.answers import Answer, access_denied, envelope, storage_error
 from akool_dagster.emulator.faults import Fault, FaultSwitch
 from akool_dagster.emulator.jobs import ENDED, EmulatedJob, JobStatus, Row

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.emulator.answers import Answer
 from akool_dagster.emulator.errors import EmulatorError
 from akool_dagster.emulator.fault_kinds import Options, WireEffect

@@ -8,7 +8,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.http.errors import TransportError
 
 SLICE_SECONDS = 1.0

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import sqlalchemy as sa
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.ledger.adoption import Adoption
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.inspection import Inspection

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.pruning import emptied
 from akool_dagster.ledger.records import FINAL_STATES, Job, JobState

@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from akool_dagster.base.clock import Clock
 from akool_dagster.base.partitions import END_OF_TIME
-from akool_dagster.clock import Clock
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.errors import GranularityError, LeaseLostError
 from akool_dagster.ledger.polling import set_account_value

@@ -9,7 +9,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from akool_dagster.clock import Clock, Deadline
+from akool_dagster.base.clock import Clock, Deadline
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.errors import LeaseHeldError, LeaseLostError, LedgerUnavailableError
 from akool_dagster.ledger.records import LEASE_MS, LeaseFacts

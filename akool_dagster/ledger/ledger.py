@@ -8,8 +8,8 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from akool_dagster.accounts import check_account
-from akool_dagster.clock import Clock, SystemClock
+from akool_dagster.base.accounts import check_account
+from akool_dagster.base.clock import Clock, SystemClock
 from akool_dagster.ledger.account import AccountLedger
 from akool_dagster.ledger.database import HOW_TO_CREATE, Database
 from akool_dagster.ledger.errors import LedgerMissingError

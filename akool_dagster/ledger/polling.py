@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.records import ClaimedJob, JobState, Observation, RecordReport
 from akool_dagster.ledger.rows import ask_for_landing, chunks, next_version, update_locked_jobs, update_of
@@ -47,15 +47,6 @@ _DUE = (
     .order_by(jobs.c.next_poll_at, jobs.c.job_id)
     .limit(sa.bindparam("most"))
     .with_for_update(skip_locked=True)
-)
-_CLAIM = (
-    sa.update(jobs)
-    .where(
-        jobs.c.account == sa.bindparam("key_account"),
-        jobs.c.job_id.in_(sa.bindparam("ids", expanding=True)),
-        jobs.c.settled_at.is_(None),
-    )
-    .values(next_poll_at=sa.bindparam("at"))
 )
 _RELEASE = update_of(("next_poll_at",)).where(jobs.c.settled_at.is_(None))
 _SET_CALL_SIZE = update_of(("call_size",)).where(jobs.c.settled_at.is_(None))
@@ -118,8 +109,8 @@ class PollingLedger:
                     _DUE, {"account": self._account, "now": now, "most": limit}
                 )
             ]
-            for chunk in chunks([job.job_id for job in claimed]):
-                connection.execute(_CLAIM, {"key_account": self._account, "ids": chunk, "at": now + CLAIM_MS})
+            for chunk in chunks([(job.job_id, now + CLAIM_MS) for job in claimed]):
+                update_locked_jobs(connection, self._account, ("next_poll_at",), chunk)
         return claimed
 
     def release(self, due_at: Mapping[str, int]) -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
+from akool_dagster.base.clock import Clock
 from akool_dagster.base.partitions import END_OF_TIME
-from akool_dagster.clock import Clock
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.records import Job, JobState, VideoState
 from akool_dagster.ledger.rows import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TypeVar
 
-from akool_dagster.job_ids import JOB_ID_PATTERN, OBJECT_ID_PATTERN, normalise_id
+from akool_dagster.base.job_ids import JOB_ID_PATTERN, OBJECT_ID_PATTERN, normalise_id
 from akool_dagster.ledger.errors import InvalidJobError
 
 UNSTORABLE_TEXT = re.compile("[\x00\ud800-\udfff]")

@@ -45,8 +45,8 @@ class Limits:
 class PolledJob:
     """What polling reads and writes of a pending job. The fields are columns of the ledger.
 
-    ``payload`` is written only: None leaves the one that is there. Not frozen, and never changed: a frozen record
-    takes three times as long to make, and each answer makes two a job.
+    ``payload`` is written only: None leaves the one that is there. Not frozen, since a frozen record takes three times
+    as long to make, and each answer makes two a job: `observe` alone changes the copy that it makes.
     """
 
     job_id: str
@@ -75,8 +75,7 @@ class PolledJob:
     payload: str | None = None
 
 
-_FIELDS = tuple(field.name for field in fields(PolledJob))
-_values_of: Callable[[PolledJob], tuple[Any, ...]] = attrgetter(*_FIELDS)
+_values_of: Callable[[PolledJob], tuple[Any, ...]] = attrgetter(*(field.name for field in fields(PolledJob)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,33 +93,29 @@ def observe(job: PolledJob, seen: Observation, now_ms: int, polling: Polling, li
     # Since it is watched, not since it was made: an old job that is tracked today may still be about to end.
     watched_ms = now_ms - job.watched_since
     too_old = watched_ms >= limits.give_up_ms
-    # The changes are collected and made at once: each copy of a job costs as much as reading its row.
-    changes: dict[str, Any] = {
-        "polls": job.polls + 1,
-        "last_polled_at": now_ms,
-        "next_poll_at": now_ms + polling.next_poll_delay_ms(max(0, watched_ms)),
-    }
+    after = PolledJob(*_values_of(job))  # by position: each keyword would take as long as reading its column
+    after.polls += 1
+    after.next_poll_at = now_ms + polling.next_poll_delay_ms(max(0, watched_ms))
+    says_something = True
     match seen:
-        case Unanswered():
-            changes |= {"last_error": seen.error}
-            if not seen.others_answered:
-                del changes["last_polled_at"]  # an outage is no look at the job
-        case Unreadable():
-            changes |= {"misses": 0, "first_missed_at": None, "last_code": None, "last_error": seen.error}
-            changes["call_size"] = _doubled(job.call_size, polling.ids_per_request)
-        case Missed():
-            changes |= _missed(job, seen, now_ms, limits)
-            if seen.code is None:
-                changes["call_size"] = _doubled(job.call_size, polling.ids_per_request)
         case Answered():
-            changes |= {"misses": 0, "first_missed_at": None, "last_code": None, "last_error": None}
-            changes |= _answered(job, seen, now_ms, 0 if too_old else limits.urlless_polls)
-            changes["call_size"] = _doubled(job.call_size, polling.ids_per_request)
-    # No answer during an outage says nothing of the job: its end may wait behind the outage.
-    says_something = not isinstance(seen, Unanswered) or seen.others_answered
-    if "state" not in changes and too_old and says_something and _was_too_old(job, now_ms, limits):
-        changes["state"] = JobState.ABANDONED
-    return PolledJob(**(dict(zip(_FIELDS, _values_of(job), strict=True)) | changes))  # faster than `replace`
+            _returned(after, polling, error=None)
+            _answer(after, seen, now_ms, 0 if too_old else limits.urlless_polls)
+        case Missed():
+            _miss(after, seen, now_ms, limits)
+            if seen.code is None:
+                after.call_size = _doubled(after.call_size, polling.ids_per_request)
+        case Unreadable():
+            _returned(after, polling, error=seen.error)
+        case Unanswered():
+            after.last_error = seen.error
+            # No answer during an outage is no look at the job: its end may wait behind the outage.
+            says_something = seen.others_answered
+    if says_something:
+        after.last_polled_at = now_ms
+        if after.state == JobState.PENDING and too_old and _was_too_old(job, now_ms, limits):
+            after.state = JobState.ABANDONED
+    return after
 
 
 def _was_too_old(job: PolledJob, now_ms: int, limits: Limits) -> bool:
@@ -133,46 +128,52 @@ def _doubled(call_size: int | None, ids_per_request: int) -> int | None:
     return None if call_size is None or 2 * call_size >= ids_per_request else 2 * call_size
 
 
-def _answered(job: PolledJob, seen: Answered, now_ms: int, urlless_polls: int) -> dict[str, object]:
-    changes: dict[str, object] = {"status": seen.status, "payload": seen.payload}
+def _returned(after: PolledJob, polling: Polling, error: str | None) -> None:
+    """Note that Akool's answer has a row of the job."""
+    after.call_size = _doubled(after.call_size, polling.ids_per_request)
+    after.misses = 0
+    after.first_missed_at = after.last_code = None
+    after.last_error = error
+
+
+def _answer(after: PolledJob, seen: Answered, now_ms: int, urlless_polls: int) -> None:
+    after.status = seen.status
+    after.payload = seen.payload
     match seen.status:
         case 1:
-            changes["queueing_seen_at"] = _first(job.queueing_seen_at, now_ms)
+            after.queueing_seen_at = _first(after.queueing_seen_at, now_ms)
         case 2:
-            changes["processing_seen_at"] = _first(job.processing_seen_at, now_ms)
-        case 3 if not seen.has_video_url and job.urlless_polls < urlless_polls:
-            changes |= {"urlless_polls": job.urlless_polls + 1, "last_error": NO_VIDEO_URL}
+            after.processing_seen_at = _first(after.processing_seen_at, now_ms)
+        case 3 if not seen.has_video_url and after.urlless_polls < urlless_polls:
+            after.urlless_polls += 1
+            after.last_error = NO_VIDEO_URL
         case 3:
-            changes |= {
-                "state": JobState.COMPLETED,
-                "settled_at": now_ms,
-                "video_state": VideoState.PENDING,
-                "video_next_at": now_ms,
-                "video_expires_at": seen.video_expires_at,
-                "video_error": job.video_error if seen.has_video_url else NO_VIDEO_URL,
-            }
+            after.state = JobState.COMPLETED
+            after.settled_at = now_ms
+            after.video_state = VideoState.PENDING
+            after.video_next_at = now_ms
+            after.video_expires_at = seen.video_expires_at
+            if not seen.has_video_url:
+                after.video_error = NO_VIDEO_URL
         case 4:
-            changes |= {"state": JobState.FAILED, "settled_at": now_ms, "failure_reason": seen.failure_reason}
-    return changes
+            after.state = JobState.FAILED
+            after.settled_at = now_ms
+            after.failure_reason = seen.failure_reason
 
 
-def _missed(job: PolledJob, seen: Missed, now_ms: int, limits: Limits) -> dict[str, object]:
-    first_missed_at = min(_first(job.first_missed_at, now_ms), now_ms)  # a clock may have been set back since
-    changes: dict[str, object] = {
-        "misses": job.misses + 1,
-        "first_missed_at": first_missed_at,
-        "last_code": seen.code,
-        "last_error": (
-            f"Akool did not return it, {job.misses + 1} times in a row."
-            if seen.code is None
-            else f"Akool answered code {seen.code} for this id."
-        ),
-    }
-    was_returned = job.status is not None and seen.code is None
+def _miss(after: PolledJob, seen: Missed, now_ms: int, limits: Limits) -> None:
+    after.misses += 1
+    after.first_missed_at = min(_first(after.first_missed_at, now_ms), now_ms)  # a clock may have been set back since
+    after.last_code = seen.code
+    after.last_error = (
+        f"Akool did not return it, {after.misses} times in a row."
+        if seen.code is None
+        else f"Akool answered code {seen.code} for this id."
+    )
+    was_returned = after.status is not None and seen.code is None
     grace_ms = limits.returned_miss_grace_ms if was_returned else limits.miss_grace_ms
-    if job.misses + 1 >= limits.misses and now_ms - first_missed_at >= grace_ms:
-        changes["state"] = JobState.MISSING
-    return changes
+    if after.misses >= limits.misses and now_ms - after.first_missed_at >= grace_ms:
+        after.state = JobState.MISSING
 
 
 def _first(seen_at: int | None, now_ms: int) -> int:

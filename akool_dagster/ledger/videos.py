@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.errors import JobForgottenError
 from akool_dagster.ledger.records import DueVideo, DueVideos, Job, JobState, VideoFailure, VideoState

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from akool_dagster.clock import Clock
-from akool_dagster.job_ids import OBJECT_ID_PATTERN
+from akool_dagster.base.clock import Clock
+from akool_dagster.base.job_ids import OBJECT_ID_PATTERN
 from akool_dagster.ledger import AccountLedger, InvalidJobError
 from akool_dagster.ledger.adoption import AdoptReport, FoundJob
 from akool_dagster.ledger.records import partition_time

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.ledger import AccountLedger, LeaseHeldError, LeaseLostError
 from akool_dagster.ledger.records import normalise_job_id
 from akool_dagster.operations.adopt import read_mark_or_why

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from akool_dagster.job_ids import OBJECT_ID_PATTERN
+from akool_dagster.base.job_ids import OBJECT_ID_PATTERN
 from akool_dagster.ledger.adoption import FoundJob
 from akool_dagster.ledger.records import FINAL_STATES, Job, JobState, VideoState, check_labels, normalise_job_id
 from akool_dagster.ledger.rows import json_text, new_job_row

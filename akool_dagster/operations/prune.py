@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.ledger import AccountLedger, JobLedger, JobState, LeaseHeldError, LeaseLostError, VideoState
 from akool_dagster.ledger.landings import VIDEOS
 from akool_dagster.ledger.transitions import DAY_MS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.ledger import AccountLedger
 from akool_dagster.ledger.account import OVERDUE_MS
 from akool_dagster.ledger.inspection import Concern, JobGroup

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -17,7 +16,7 @@ from akool_dagster.api.errors import (
     AkoolThrottledError,
 )
 from akool_dagster.api.models import ResultsAnswer
-from akool_dagster.clock import Clock, Deadline
+from akool_dagster.base.clock import Clock, Deadline
 from akool_dagster.ledger import (
     AccountLedger,
     Answered,
@@ -136,7 +135,7 @@ class _PollPass:
         self._workers: Workers[Call, list[Observation]] = Workers()
         self._more_due = True
         self._next: Call | None = None
-        self._answers: deque[list[Observation]] = deque()  # to be recorded
+        self._answers: list[Observation] = []  # to be recorded
         self._claimed: dict[str, ClaimedJob] = {}  # without an answer so far
         self._asked: set[str] = set()
         self._retry_ms = 0
@@ -166,8 +165,9 @@ class _PollPass:
             while (ended := self._workers.take()) is not None:
                 self._finish(*ended)
             delay = self._start_calls()  # before recording, so that no call waits for the ledger
-            if self._answers:
-                self._record(self._answers.popleft())
+            if self._answers:  # one transaction for all that came while the last one was written
+                self._record(self._answers)
+                self._answers = []
             elif delay is not None:
                 self._workers.pause(self._clock, delay)
             elif not self._workers.running:
@@ -217,7 +217,7 @@ class _PollPass:
             case list():
                 self._account_works = self._account_works or any(isinstance(one, Answered) for one in outcome)
                 self._plan.answered(call)
-                self._answers.append(outcome)
+                self._answers += outcome
             case AkoolConfigurationError() | AkoolCredentialsError() | AkoolAccountError():
                 self._barred = self._barred or outcome
             case AkoolThrottledError():

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 
 _Key = TypeVar("_Key")
 _Result = TypeVar("_Result")

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.storage.errors import ChangedMeanwhileError, StorageError
 from akool_dagster.storage.files import NOTHING, PARTIAL_SUFFIX, Found, OsFiles
 from akool_dagster.storage.lock import locked

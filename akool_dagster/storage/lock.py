@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from akool_dagster.clock import Clock, Deadline
+from akool_dagster.base.clock import Clock, Deadline
 from akool_dagster.storage.errors import StorageError, UnsupportedStorageError
 
 PAUSE_SECONDS = 0.05

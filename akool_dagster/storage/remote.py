@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 
-from akool_dagster.clock import Clock, Deadline, SystemClock
+from akool_dagster.base.clock import Clock, Deadline, SystemClock
 from akool_dagster.storage.connection import connect, reason, refuse_fork
 from akool_dagster.storage.errors import ChangedMeanwhileError, StorageError, unconditional
 from akool_dagster.storage.files import NOTHING, PARTIAL_SUFFIX, Found, OsFiles

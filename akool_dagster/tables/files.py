@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from akool_dagster.base.clock import Clock
 from akool_dagster.base.partitions import partition_file_key, partition_window
-from akool_dagster.clock import Clock
 from akool_dagster.storage import NOTHING, STALE_SECONDS, ChangedMeanwhileError, Found, StorageError, StorageRoot
 from akool_dagster.tables.columns import TABLES
 from akool_dagster.tables.merge import Merge

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from akool_dagster.clock import Clock, Deadline
+from akool_dagster.base.clock import Clock, Deadline
 from akool_dagster.http.addresses import AddressPolicy, host_of
 from akool_dagster.http.bounds import Bounds, LowSpeedLimit
 from akool_dagster.http.transport import HttpTransport

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from akool_dagster.api.client import AkoolClient
 from akool_dagster.api.models import is_usable_url, load_payload
-from akool_dagster.clock import Clock, Deadline
+from akool_dagster.base.clock import Clock, Deadline
 from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.ledger import AccountLedger, JobForgottenError, LeaseLostError, VideoState
 from akool_dagster.ledger.records import DueVideo, VideoFailure

@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Collection
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.storage import STALE_SECONDS, StorageError, StorageRoot
 
 MOST_FOLDERS = 8

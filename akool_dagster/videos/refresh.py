@@ -10,7 +10,7 @@ from enum import Enum
 from akool_dagster.api.client import AkoolClient
 from akool_dagster.api.errors import AkoolContentError
 from akool_dagster.api.models import ResultsAnswer
-from akool_dagster.clock import Clock, Deadline
+from akool_dagster.base.clock import Clock, Deadline
 from akool_dagster.errors import AkoolDagsterError
 
 REFRESH_SECONDS = 60.0

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
+from akool_dagster.base.clock import Clock, Deadline
 from akool_dagster.base.redaction import redact_text
-from akool_dagster.clock import Clock, Deadline
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.http.addresses import host_of
 from akool_dagster.http.bounds import Bounds, call_within

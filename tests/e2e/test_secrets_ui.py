@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from akool_dagster.emulator import AkoolEmulator
 from akool_dagster.emulator.service import Account
 from tests.deployment import emulated, object_id
 from tests.e2e.graphql import Ui, pages
+from tests.e2e.processes import kill_everything, processes_of
 from tests.postgres_server import postgres_server
 from tests.secrets import SECRETS_IN_ROWS, Haystack, leaky_fields, mark
 
@@ -39,7 +39,7 @@ class Dagster:
 
     def __init__(self, home: Path, environment: dict[str, str]) -> None:
         self.home = home
-        self.arguments: set[bytes] = set()
+        self.arguments: set[str] = set()
         home.mkdir()
         (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
         (home / "workspace.yaml").write_text(
@@ -60,35 +60,18 @@ class Dagster:
                 stderr=subprocess.STDOUT,
             )
 
-    def _ours(self) -> Iterator[Path]:
-        for process in Path("/proc").iterdir():
-            if process.name.isdigit() and int(process.name) != os.getpid():
-                try:
-                    if f"DAGSTER_HOME={self.home}\0".encode() in (process / "environ").read_bytes():
-                        yield process
-                except OSError:
-                    continue
-
     def wait_for(self, what: str, condition: Callable[[], bool], seconds: float = 180) -> None:
         """Look until the condition holds, and at the arguments of every process of ours meanwhile."""
         looks = threading.Event()
         for _ in range(int(seconds * 5)):
-            for process in self._ours():
-                try:
-                    self.arguments.add((process / "cmdline").read_bytes())
-                except OSError:
-                    continue
+            self.arguments |= {process.command for process in processes_of(self.home)}
             if condition():
                 return
             looks.wait(0.2)
         raise AssertionError(f"no {what} after {seconds} s:\n{(self.home / 'dev.log').read_text()[-4000:]}")
 
     def kill(self) -> None:
-        for process in self._ours():
-            try:
-                os.kill(int(process.name), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        kill_everything(self.home)
         self._process.wait()
 
 
@@ -175,5 +158,5 @@ def test_no_secret_reaches_the_ui_a_process_or_a_file(tmp_path: Path) -> None:
         "page instance": "SENSOR",
     }.items():
         assert text.encode() in b"".join(haystack.places[page]), page
-    for process in (b"dagster_webserver", b"dagster._daemon", b"grpc", b"multiprocessing"):  # the last are the runs
+    for process in ("dagster_webserver", "dagster._daemon", "grpc", "multiprocessing"):  # the last are the runs
         assert any(process in arguments for arguments in dagster.arguments), dagster.arguments

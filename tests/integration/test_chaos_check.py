@@ -90,8 +90,7 @@ def home(settled: Home, tmp_path: Path) -> Home:
 @pytest.fixture
 def home_with_event_log(home: Home) -> Iterator[Home]:
     """A copy whose event log may be doctored too."""
-    overrides = {"telemetry": {"enabled": False}}
-    with dg.DagsterInstance.local_temp(str(home.folder / "dagster"), overrides=overrides) as instance:
+    with quiet_instance(home.folder / "dagster") as instance:
         yield replace(home, instance=instance)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from akool_dagster.api import AkoolClient
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.emulator import FAULT_KINDS, AkoolEmulator, EmulatedJob, Endpoint
 from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.ledger import Job, JobLedger, TrackRequest, VideoState

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from akool_dagster import AkoolResource, JobLedger, JobLedgerResource, TrackRequest, build_akool_definitions
+from akool_dagster.base.job_ids import JOB_ID_PATTERN
 from akool_dagster.base.partitions import Granularity, PartitionGrid
 from akool_dagster.cli import main
 from akool_dagster.io_manager import ParquetIOManager
-from akool_dagster.job_ids import JOB_ID_PATTERN
 from akool_dagster.ledger.errors import InvalidJobError
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.store import VideoRequest, video_path

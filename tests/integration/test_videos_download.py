@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.http.bounds import Bounds
 from akool_dagster.http.transport import HttpTransport

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.base.clock import Deadline, SystemClock
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot
 from akool_dagster.videos.fetch import (
     FetchSummary,

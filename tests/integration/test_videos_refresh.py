@@ -10,7 +10,7 @@ import pytest
 
 from akool_dagster.api import AkoolClient
 from akool_dagster.api.errors import AkoolConfigurationError
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.videos.refresh import GIVE_UP_AFTER, REFRESH_SECONDS, AkoolSays, Refreshed, UrlRefresher
 from tests.api_server import ID, OTHER, Answer, Connect, ScriptedServer, connecting, serve
 from tests.clock import FakeClock

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.http.bounds import LowSpeedLimit
 from akool_dagster.storage import StorageRoot

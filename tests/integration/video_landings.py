@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from akool_dagster.api import AkoolClient, ApiKey
-from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.base.clock import Deadline, SystemClock
 from akool_dagster.emulator import AkoolEmulator, EmulatedJob
 from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.ledger import AccountLedger, Answered, Job, JobState, Polling, TrackRequest

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.base.clock import Deadline, SystemClock
 from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.storage import StorageRoot
 from akool_dagster.videos.fetch import (

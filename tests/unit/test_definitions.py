@@ -36,24 +36,18 @@ def build(prefix: str = "akool", **options: Any) -> dg.Definitions:
 def test_the_names_users_depend_on(prefix: str) -> None:
     defs = build(prefix)
     repository = defs.get_repository_def()
-    assert {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()} == {
-        f"{prefix}/{name}" for name in ("jobs", *TABLES)
+    nodes = {
+        key.to_user_string(): repository.asset_graph.get(key) for key in repository.asset_graph.get_all_asset_keys()
     }
+    assert nodes.keys() == {f"{prefix}/{name}" for name in ("jobs", *TABLES)}
+    assert {node.group_name for node in nodes.values()} == {prefix}
     assert {sensor.name for sensor in repository.sensor_defs} == {f"{prefix}_poll_results"}
-    assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == {
-        f"{prefix}_land_results",
-        f"{prefix}_land_videos",
-    }
+    jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
+    assert jobs == {f"{prefix}_land_results", f"{prefix}_land_videos"}
     assert set(defs.resources or {}) == {prefix, f"{prefix}_ledger", f"{prefix}_videos", f"{prefix}_tables"}
-    groups = {repository.asset_graph.get(key).group_name for key in repository.asset_graph.get_all_asset_keys()}
-    assert groups == {prefix}
-
-
-def test_the_jobs_are_external_and_upstream_of_the_results() -> None:
-    graph = build().get_repository_def().asset_graph
-    assert not graph.get(dg.AssetKey(["akool", "jobs"])).is_materializable
-    assert graph.get(dg.AssetKey(["akool", "results"])).parent_keys == {dg.AssetKey(["akool", "jobs"])}
-    assert graph.get(dg.AssetKey(["akool", "videos"])).parent_keys == {dg.AssetKey(["akool", "results"])}
+    assert not nodes[f"{prefix}/jobs"].is_materializable
+    assert nodes[f"{prefix}/results"].parent_keys == {dg.AssetKey([prefix, "jobs"])}
+    assert nodes[f"{prefix}/videos"].parent_keys == {dg.AssetKey([prefix, "results"])}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -169,23 +163,10 @@ def test_every_public_name_is_there_and_no_other() -> None:
 
 
 def test_every_limit_of_downloads_can_be_set_and_reaches_them() -> None:
-    store = VideoStoreResource(
-        storage_root="/data/akool",
-        threads=3,
-        max_bytes=1001,
-        seconds_per_file=1002.0,
-        stall_seconds=1003.0,
-        stall_bytes_per_second=1004.0,
-        reserve_bytes=1005,
-    )
-    low_speed = LowSpeedLimit(bytes_per_second=1004.0, seconds=1003.0)
-    assert store.limits() == FetchLimits(
-        threads=3, max_bytes=1001, seconds_per_file=1002.0, low_speed=low_speed, reserve_bytes=1005
-    )
-
-
-def test_the_limits_of_downloads_are_the_same_with_and_without_dagster() -> None:
     assert VideoStoreResource(storage_root="/data/akool").limits() == FetchLimits()
+    given: dict[str, Any] = {"threads": 3, "max_bytes": 1001, "seconds_per_file": 1002.0, "reserve_bytes": 1005}
+    store = VideoStoreResource(storage_root="/data/akool", stall_seconds=1003.0, stall_bytes_per_second=1004.0, **given)
+    assert store.limits() == FetchLimits(low_speed=LowSpeedLimit(bytes_per_second=1004.0, seconds=1003.0), **given)
 
 
 def test_the_example_counts_what_jobs_without_a_resolution_cost() -> None:

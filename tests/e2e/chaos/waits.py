@@ -23,6 +23,7 @@ SHORT_WAITS: tuple[tuple[str, str, object], ...] = (
     ("akool_dagster.videos.schedule", "LONGEST_WAIT_MS", 5_000),
     ("akool_dagster.videos.leftovers", "STALE_SECONDS", STALE_SECONDS),
     ("akool_dagster.tables.files", "STALE_SECONDS", STALE_SECONDS),
+    ("akool_dagster.assets", "STALE_SECONDS", STALE_SECONDS),
 )
 """Module, name and the value in the crash test."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from akool_dagster.api import AkoolDeadlineError, AkoolError, AkoolResponseError, AkoolTransientError
-from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.base.clock import Deadline, SystemClock
 from tests.api_server import ID, OK, OTHER, Answer, Connect, ScriptedServer, connecting, serve
 from tests.clock import FakeClock
 

@@ -21,7 +21,7 @@ from akool_dagster.api import (
     AkoolTransientError,
     Token,
 )
-from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.base.clock import Deadline, SystemClock
 from tests.api_server import ID, OK, OTHER, PAIR, Answer, Connect, ScriptedServer, Seen, connecting, reset, serve
 from tests.clock import FakeClock
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from akool_dagster.api import AkoolClient, AkoolError, AkoolTransientError, ApiKey, ClientCredentials
-from akool_dagster.clock import Deadline, SystemClock
+from akool_dagster.base.clock import Deadline, SystemClock
 from akool_dagster.http import addresses
 from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.http.bounds import Bounds

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.http.addresses import AddressPolicy
 from akool_dagster.http.bounds import Bounds
 from akool_dagster.http.errors import TooLargeError, TooManyRedirectsError, TransportError

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from akool_dagster.clock import Clock
+from akool_dagster.base.clock import Clock
 from akool_dagster.ledger import AccountLedger, JobLedger
 from akool_dagster.ledger.database import Database
 from akool_dagster.ledger.transitions import Limits

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from akool_dagster.accounts import InvalidAccountError
+from akool_dagster.base.accounts import InvalidAccountError
 from akool_dagster.ledger import (
     AccountLedger,
     InvalidJobError,

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from akool_dagster import JobLedger
-from akool_dagster.job_ids import normalise_id
+from akool_dagster.base.job_ids import normalise_id
 from akool_dagster.ledger import AccountLedger, Missed, VideoState
 from akool_dagster.ledger.records import FINAL_STATES, VideoFailure
 from akool_dagster.operations.partitions import window_of

@@ -11,7 +11,7 @@ import pytest
 
 from akool_dagster.api import AkoolClient, ClientCredentials
 from akool_dagster.api.errors import AkoolCredentialsError
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.emulator import AkoolEmulator, EmulatedJob, population
 from akool_dagster.ledger import JobLedger, JobState, TrackRequest
 from akool_dagster.polling import PollReport, run_poll_pass

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from akool_dagster.clock import SystemClock
+from akool_dagster.base.clock import SystemClock
 from akool_dagster.storage import StorageError, StorageRoot, UnsupportedStorageError
 from tests.clock import FakeClock
 
@@ -19,7 +19,7 @@ LOCK = "akool/results/.2025-10-09.lock"
 
 HOLDER = """
 import sys
-from akool_dagster.clock import SystemClock
+from akool_dagster.base.clock import SystemClock
 from akool_dagster.storage import StorageRoot
 with StorageRoot(sys.argv[1]).lock(sys.argv[2], seconds=1, clock=SystemClock()):
     print("held", flush=True)

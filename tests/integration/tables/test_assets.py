@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from akool_dagster.assets import build_tables_asset
+from akool_dagster.base.clock import SystemClock
 from akool_dagster.base.names import AccountNames
 from akool_dagster.base.partitions import Granularity
-from akool_dagster.clock import SystemClock
 from akool_dagster.io_manager import ParquetIOManager
 from akool_dagster.ledger import AccountLedger, JobLedger, LandingKind
 from akool_dagster.resources import JobLedgerResource
@@ -25,7 +25,6 @@ from tests.clock import FakeClock
 from tests.integration.tables.helpers import ACCOUNT, DAY, create_ledger, job_id, settle, table_of
 from tests.landed_tables import grid_of, rows_of
 
-DAYS = dg.DailyPartitionsDefinition("2020-01-01", end_offset=1)
 NAMES = AccountNames(prefix=ACCOUNT)
 
 
@@ -61,12 +60,7 @@ class Home:
 
     def land(self, io_manager: Any = None, granularity: Granularity = Granularity.DAILY, **options: Any) -> Any:
         hourly = granularity == Granularity.HOURLY
-        asset = build_tables_asset(
-            NAMES,
-            grid_of(granularity),
-            dg.HourlyPartitionsDefinition("2020-01-01-00:00", end_offset=1) if hourly else DAYS,
-            list(RESULT_TABLES),
-        )
+        asset = build_tables_asset(NAMES, grid_of(granularity), list(RESULT_TABLES), SystemClock())
         definitions = dg.Definitions(
             assets=[asset],
             jobs=[dg.define_asset_job("land", dg.AssetSelection.all(), executor_def=dg.in_process_executor)],

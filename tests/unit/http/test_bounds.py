@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.http.bounds import Bounds, LowSpeedLimit, SpeedMeter, call_within
 from akool_dagster.http.errors import TransportError
 from tests.clock import FakeClock

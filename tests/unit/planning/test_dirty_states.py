@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import date
 
 import pytest
 from hypothesis import given
@@ -13,10 +13,9 @@ from akool_dagster.planning.decisions import PartitionState, dirty_states
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
-START = datetime(2025, 8, 1, tzinfo=UTC)
-START_MS = int(START.timestamp() * 1000)
+GRID = PartitionGrid(Granularity.DAILY, date(2025, 8, 1))
+START_MS = GRID.start_ms
 NOW = START_MS + 70 * DAY + 5 * HOUR + 12_345
-GRID = PartitionGrid(Granularity.DAILY, START)
 
 partitions = st.builds(
     DirtyPartition,
@@ -48,7 +47,8 @@ def states_of(
 def test_every_due_video_and_every_dirty_version_of_a_partition_that_exists_is_in_one_state(
     dirty: list[DirtyPartition], due: list[DueVideos]
 ) -> None:
-    states = states_of(dirty, due).values()
+    states = list(states_of(dirty, due).values())
+    assert states == sorted(states, key=lambda state: (state.earliest_expiry, state.version))  # the most urgent first
     assert sum(state.due for state in states) == sum(videos.due for videos in due)
     for kind, version in ((LandingKind.TABLES, "tables_version"), (LandingKind.VIDEOS, "videos_version")):
         there = {(GRID.key(one.partition_at, NOW), getattr(one, version)) for one in dirty}

@@ -32,15 +32,15 @@ def counts(**changed: Any) -> Counts:
 @pytest.mark.parametrize(
     ("report", "sentence"),
     [
-        (PollReport(), "polled 0 ids in 0 calls"),
-        (PollReport(polled=1, calls=1), "polled 1 id in 1 call: none ended"),
+        (PollReport(), "0 ids polled"),
+        (PollReport(polled=1, calls=1), "1 id polled in 1 call: none ended"),
         (
             PollReport(polled=9, calls=2, recorded=RecordReport(completed=3, abandoned=1), unreadable=2, stopped="why"),
-            "polled 9 ids in 2 calls: 3 completed, 1 abandoned, 2 unreadable; stopped early: why",
+            "9 ids polled in 2 calls: 3 completed, 1 abandoned, 2 unreadable; stopped early: why",
         ),
         (
             PollReport(polled=2, calls=1, not_returned=2),
-            "polled 2 ids in 1 call: none ended; Akool returned none of them: does AKOOL_API_KEY belong to the account "
+            "2 ids polled in 1 call: none ended; Akool returned none of them: does AKOOL_API_KEY belong to the account "
             "that made them?",
         ),
     ],
@@ -61,22 +61,22 @@ def test_a_tick_says_what_is_in_flight() -> None:
         videos_waiting=1,
     )
     assert counts_sentence(much) == (
-        "3 jobs pending (2 processing, 1 queueing), the oldest for 120 min, 1 overdue, 4 in no partition, "
-        "1 video to download (1 not yet to be tried again)"
+        "3 jobs pending (2 processing, 1 queueing), oldest 120 min, 1 video to download (1 of them later), "
+        "1 overdue, 4 in no partition"
     )
 
 
 def test_a_tick_says_which_landings_it_asks_for_and_why_the_others_wait() -> None:
     states = [PartitionState(kind=LandingKind.TABLES, key=f"2025-10-0{day}", version=1) for day in (1, 2, 3)]
-    asked = [Decision(state=state, request=True, reason="new results") for state in states]
-    waiting = Decision(state=states[2], request=False, reason="run r is queued")
+    asked = [Decision(state=state) for state in states]
+    waiting = Decision(state=states[2], reason_to_wait="run r is queued")
     assert landings_sentence([], []) == "nothing to land"
     assert landings_sentence(asked[:1], states[:1]) == "1 landing requested"
     assert landings_sentence([asked[0], waiting], states[:1]) == (
-        "1 landing requested, 1 waits (such as tables of 2025-10-03: run r is queued)"
+        "1 landing requested, 1 waiting (tables of 2025-10-03: run r is queued)"
     )
     assert landings_sentence(asked, []) == (
-        "0 landings requested, 3 wait (such as tables of 2025-10-01: more than one tick's requests)"
+        "0 landings requested, 3 waiting (tables of 2025-10-01: this tick has asked for enough)"
     )
 
 
@@ -90,19 +90,19 @@ def test_the_counts_are_observed_when_they_change_and_their_age_every_ten_minute
     assert next_observation(cursor, pending, NOW + 599_999) is None
     assert next_observation(cursor, pending, NOW + 600_000) is not None
     assert next_observation(cursor, pending, NOW - 1) is not None  # the clock was set back
-    cursor = next_observation(cursor, done, NOW + 1)
-    assert cursor is not None
+    assert next_observation(cursor, done, NOW + 1) is not None
+    cursor = next_observation(None, done, NOW)
     assert next_observation(cursor, done, NOW + 10**9) is None  # nothing is in flight
 
 
 @pytest.mark.parametrize("cursor", ["", "[]", "nonsense", '{"observed_at": null}', json.dumps({"counts": {}})])
-def test_a_cursor_that_cannot_be_read_does_no_harm(cursor: str) -> None:
-    assert next_observation(cursor, counts(), NOW) is not None
+@pytest.mark.parametrize("states", [{"pending": 1}, {"completed": 1}])
+def test_a_cursor_that_cannot_be_read_counts_as_none(cursor: str, states: dict[str, int]) -> None:
+    assert next_observation(cursor, counts(states=states), NOW) is not None
 
 
 def test_an_observation_has_a_number_for_every_state() -> None:
     metadata = observation_metadata(counts(states={"pending": 2}, oldest_pending_ms=1500, videos={"unverified": 3}))
-    assert metadata["akool/jobs_pending"] == 2
-    assert metadata["akool/jobs_missing"] == metadata["akool/videos_pending"] == 0
-    assert metadata["akool/videos_unverified"] == 3
-    assert metadata["akool/oldest_pending_seconds"] == 1.5
+    expected: dict[str, float] = {"jobs_pending": 2, "jobs_missing": 0, "videos_pending": 0, "videos_unverified": 3}
+    expected["oldest_pending_seconds"] = 1.5
+    assert metadata | {f"akool/{name}": number for name, number in expected.items()} == metadata

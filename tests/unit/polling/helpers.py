@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from akool_dagster.api.errors import AkoolError
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.ledger import AccountLedger, Job, JobState, TrackRequest
 from akool_dagster.polling import PollReport, ResultsApi, run_poll_pass
 from tests.clock import FakeClock

@@ -7,7 +7,7 @@ import pytest
 
 from akool_dagster import storage
 
-BELOW = ("akool_dagster.clock", "akool_dagster.errors", "akool_dagster.storage")
+BELOW = ("akool_dagster.base", "akool_dagster.errors", "akool_dagster.storage")
 
 
 @pytest.mark.parametrize("source", sorted(Path(storage.__file__).parent.glob("*.py")), ids=lambda path: path.stem)

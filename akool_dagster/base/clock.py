@@ -1,4 +1,4 @@
-"""The one seam through which time enters: every ``now`` and every wait in the package goes through a `Clock`."""
+"""The clock and deadlines: every ``now`` and every wait of the package goes through a `Clock`."""
 
 from __future__ import annotations
 
@@ -12,51 +12,41 @@ class Clock(Protocol):
 
     def now_ms(self) -> int:
         """Return the wall time as milliseconds since the Unix epoch, UTC."""
-        ...
 
     def now_us(self) -> int:
         """Return the wall time as microseconds since the Unix epoch, UTC: what versions follow."""
-        ...
 
     def monotonic(self) -> float:
         """Return seconds from an arbitrary start that never go back."""
-        ...
 
     def sleep(self, seconds: float) -> None:
-        """Wait for the given number of seconds."""
-        ...
+        """Block the calling thread for so many seconds."""
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Wait until the event is set, for at most the given seconds; return whether it is set."""
-        ...
+        """Block the calling thread until the event is set or the seconds are over; return whether it is set."""
 
 
-class SystemClock:
+class SystemClock(Clock):
     """The machine's clock."""
 
     def now_ms(self) -> int:
-        """Return the machine's wall time as milliseconds since the Unix epoch, UTC."""
         return time.time_ns() // 1_000_000
 
     def now_us(self) -> int:
-        """Return the machine's wall time as microseconds since the Unix epoch, UTC."""
         return time.time_ns() // 1_000
 
     def monotonic(self) -> float:
-        """Return the machine's monotonic seconds."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Block the calling thread."""
         time.sleep(seconds)
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Block the calling thread until the event is set or the seconds are over."""
         return event.wait(seconds)
 
 
 class Deadline:
-    """A moment after which a bounded piece of work must not start anything new."""
+    """A time after which a bounded piece of work starts nothing new."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self._clock = clock

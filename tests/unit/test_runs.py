@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from akool_dagster.clock import Deadline
+from akool_dagster.base.clock import Deadline
 from akool_dagster.planning.decisions import RunFacts, RunStage
 from akool_dagster.runs import MAX_RUNTIME_TAG, RUNS_LOOKED_AT, recent_runs, run_facts
 from tests.clock import FakeClock
