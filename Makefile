@@ -9,7 +9,7 @@ SQLALCHEMY20_STAMP := $(SQLALCHEMY20)/.installed
 SQLALCHEMY20_TESTS := $(filter-out %_properties.py,$(wildcard tests/*/ledger/test_*.py))
 LOWEST := $(VENV)/lowest
 LOWEST_STAMP := $(LOWEST)/.installed
-LOWEST_TESTS := tests/unit $(wildcard $(addprefix tests/integration/,api cli http ledger storage tables))
+LOWEST_TESTS := tests/unit $(wildcard $(addprefix tests/integration/,api cli http ledger operations polling storage tables videos))
 SEARCHES := tests/integration/test_settling.py tests/integration/operations/test_adopt_properties.py \
   tests/integration/ledger/test_properties.py tests/integration/tables/test_landing_in_files.py
 PYTHON ?= python3
