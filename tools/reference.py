@@ -211,7 +211,7 @@ def emulator_page() -> str:
 
 def emulator_routes() -> Sequence[tuple[str, Sequence[str]]]:
     """Return the path and the methods of every route; HEAD comes with GET."""
-    application = AkoolEmulator()._application()
+    application = AkoolEmulator().application()
     return [
         (getattr(route, "path", ""), sorted(set(getattr(route, "methods", None) or ()) - {"HEAD"}))
         for route in application.routes

@@ -81,16 +81,18 @@ class AkoolEmulator(AkoolService):
         self._port = listener.getsockname()[1]
         host = f"[{self._host}]" if ":" in self._host else self._host
         self.address = f"http://{host}:{self._port}"
-        akool = AkoolRoutes(self, self.journal, self._videos, self._clock)
-        server = WebServer(
-            Starlette(
-                routes=akool.routes + admin_routes(self, self.journal),
-                exception_handlers={HTTPException: akool.refuse_unknown},
-            )
-        )
+        server = WebServer(self.application())
         server.start(listener)
         self._server = server
         self.begin()
+
+    def application(self) -> Starlette:
+        """Return the emulator as an ASGI application: Akool's paths, the CDN's, and those below ``/emulator/``."""
+        akool = AkoolRoutes(self, self.journal, self._videos, self._clock)
+        return Starlette(
+            routes=akool.routes + admin_routes(self, self.journal),
+            exception_handlers={HTTPException: akool.refuse_unknown},
+        )
 
     def stop(self) -> None:
         """Close every connection and end the thread. Jobs, journal and faults stay; stopping twice is harmless."""

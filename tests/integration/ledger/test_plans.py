@@ -72,13 +72,13 @@ def explained(one: Side) -> Iterator[Plans]:
     plans = Plans()
 
     def explain(
-        connection: sa.Connection, _cursor: Any, statement: str, parameters: Any, _context: object, many: bool
+        connection: sa.Connection, _cursor: Any, statement: str, parameters: Any, _context: object, _many: bool
     ) -> None:
         if statement.startswith(("SELECT", "UPDATE", "INSERT", "DELETE")) and "set_config" not in statement:
             cursor = connection.connection.cursor()
             cursor.execute(
                 f"EXPLAIN {'QUERY PLAN' if one.is_sqlite else '(FORMAT JSON)'} {statement}",
-                parameters[0] if many else parameters,
+                parameters[0] if isinstance(parameters, list) else parameters,
             )
             rows = cursor.fetchall()
             steps = [row[3] for row in rows] if one.is_sqlite else list(_steps(rows[0][0][0]["Plan"]))

@@ -36,9 +36,9 @@ from akool_dagster.operations.adopt import adopt, plan_adoption
 from akool_dagster.operations.prune import prune
 from akool_dagster.storage import StorageRoot
 from tests.deployment import failure_of
-from tests.integration.simulation.clock import SimulatedClock
-from tests.integration.simulation.effects import Effects, Plan, unheard
-from tests.integration.simulation.ledgers import LedgerDatabase
+from tests.e2e.simulation.clock import SimulatedClock
+from tests.e2e.simulation.effects import Effects, Plan, unheard
+from tests.e2e.simulation.ledgers import LedgerDatabase
 
 API_KEY = "emulator-key"
 HOUR_SECONDS = 3600

@@ -23,9 +23,9 @@ from hypothesis.stateful import (
 
 from akool_dagster.emulator import FAULT_KINDS, AkoolEmulator, EmulatedJob
 from tests.deployment import object_id
-from tests.integration.simulation.effects import Effects, Plan, tap, trouble
-from tests.integration.simulation.ledgers import Backup
-from tests.integration.simulation.world import DAY_SECONDS, TABLE_NAMES, Run, World
+from tests.e2e.simulation.effects import Effects, Plan, tap, trouble
+from tests.e2e.simulation.ledgers import Backup
+from tests.e2e.simulation.world import DAY_SECONDS, TABLE_NAMES, Run, World
 from tests.thoroughness import NIGHTLY, thorough
 
 pytest_plugins = ["tests.integration.ledger_databases"]
