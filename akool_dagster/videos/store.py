@@ -25,6 +25,11 @@ from akool_dagster.videos.kept import is_text, keep_refused, kept_path, take_exi
 from akool_dagster.videos.probe import VideoFacts, probe_video
 from akool_dagster.videos.refresh import AkoolSays, Refreshed
 
+ATTEMPTS_FOR_URL = 3
+"""Attempts to learn the URL of a video that is there, fewer than before any video is given up."""
+NO_ANSWER = frozenset({AkoolSays.NOTHING, AkoolSays.NO_URL})
+"""Answers after which Akool may give a URL later."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -128,6 +133,9 @@ class VideoStorer:
             if url:
                 return there
             refreshed = self._refreshed(request, bounds)  # the job's row shows no URL
+            if refreshed.says in NO_ANSWER and request.attempts < ATTEMPTS_FOR_URL:
+                unknown = VideoError(f"The video is there, and its URL is not known yet. {refreshed.remark}")
+                return self._failed(request, unknown, url, refreshed)
             return replace(there, source_url=refreshed.url or "", refreshed=refreshed)
         try:
             try:

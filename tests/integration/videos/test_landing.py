@@ -13,6 +13,7 @@ from akool_dagster.api import AkoolClient
 from akool_dagster.http.bounds import LowSpeedLimit
 from akool_dagster.ledger import JobState, LeaseLostError, VideoState
 from akool_dagster.videos.landing import VideoLandingReport
+from akool_dagster.videos.store import ATTEMPTS_FOR_URL
 from tests.clock import FakeClock
 from tests.integration.videos.landings import DAY, IDS, Landing, WallClock, path_of
 from tests.scripted_api import FIRST_SECOND, job_id
@@ -80,14 +81,36 @@ def test_a_new_address_is_used_and_kept_and_nothing_else_of_the_row_changes(land
     assert after.version > before.version
 
 
-def test_a_video_that_a_killed_run_published_without_a_known_url_gets_the_url_into_its_row(land: Landing) -> None:
+@pytest.mark.parametrize("in_vain", [0, 1, 3])
+def test_a_video_that_a_killed_run_published_without_a_known_url_gets_the_url_into_its_row(
+    land: Landing, in_vain: int
+) -> None:
     land.complete(IDS[0], None)
     published = Path(land.root.uri(path_of(IDS[0])))
     published.parent.mkdir(parents=True)
     published.write_bytes(land.emulator.video_bytes(IDS[0]))
+    if in_vain:
+        land.emulator.faults.add("no_video_url", times=in_vain)
+    for _ in range(in_vain):
+        report = land()
+        assert (report.stored, report.failed) == (0, 1)
+        assert "its URL is not known yet" in str(land.jobs[IDS[0]].video_error)
+        land.clock.advance(3600)
     assert land().stored == 1
     assert {request.endpoint for request in land.emulator.journal.requests} == {"resultsByIds"}
     assert json.loads(land.jobs[IDS[0]].payload or "")["video_url"].startswith(f"{land.emulator.base_url}/cdn/1")
+
+
+def test_a_video_that_is_there_is_stored_in_the_end_though_akool_never_gives_its_url(land: Landing) -> None:
+    land.complete(IDS[0], None)
+    published = Path(land.root.uri(path_of(IDS[0])))
+    published.parent.mkdir(parents=True)
+    published.write_bytes(land.emulator.video_bytes(IDS[0]))
+    land.emulator.faults.add("no_video_url")
+    while not land().stored:
+        land.clock.advance(3600)
+    assert land.jobs[IDS[0]].video_attempts == ATTEMPTS_FOR_URL + 1
+    assert land.files == {path_of(IDS[0]): land.emulator.video_bytes(IDS[0])}
 
 
 def test_expired_addresses_are_asked_for_by_one_client_which_is_closed(
