@@ -15,7 +15,7 @@ from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.io_manager import TABLE_METADATA, ParquetIOManager
 from akool_dagster.ledger import AccountLedger, HeldLease, LandingKind
 from akool_dagster.resources import AkoolResource, JobLedgerResource, VideoStoreResource
-from akool_dagster.storage import STALE_SECONDS, StorageRoot
+from akool_dagster.storage import StorageRoot
 from akool_dagster.storage.marker import ensure_owner
 from akool_dagster.tables import RESULT_TABLES, VIDEOS, TableSpec
 from akool_dagster.tables.files import Summary
@@ -123,7 +123,7 @@ class _Landing:
         account, landings = self.ledger.name, self.ledger.landings
         first = not landings.root_is_marked()
         # A run that was killed while it made the mark left its temporary file there.
-        root.remove_stale_temporaries(account, STALE_SECONDS, self.clock)
+        root.remove_stale_temporaries(account, self.clock)
         ensure_owner(root, account, self.ledger.ledger_id, self.grid.granularity, first=first)
         if first:
             landings.note_marked_root()

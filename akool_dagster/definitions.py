@@ -11,7 +11,7 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 
 from akool_dagster import __version__
 from akool_dagster.assets import build_jobs_asset, build_tables_asset, build_videos_asset
-from akool_dagster.base.accounts import check_account
+from akool_dagster.base.accounts import DEFAULT_ACCOUNT, check_account
 from akool_dagster.base.clock import Clock, SystemClock
 from akool_dagster.base.names import AccountNames
 from akool_dagster.base.partitions import Granularity, PartitionGrid
@@ -36,7 +36,7 @@ _JOB_DESCRIPTIONS = {
 
 
 def build_akool_definitions(
-    prefix: str = "akool",
+    prefix: str = DEFAULT_ACCOUNT,
     *,
     akool: AkoolResource,
     ledger: JobLedgerResource,

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import click
 
-from akool_dagster.base.accounts import InvalidAccountError, check_account
+from akool_dagster.base.accounts import DEFAULT_ACCOUNT, InvalidAccountError, check_account
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -15,7 +15,11 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 def account_option(command: _Command) -> _Command:
     """Give a command the option ``--account``."""
     return click.option(
-        "--account", default="akool", show_default=True, callback=_checked_account, help="The prefix of the account."
+        "--account",
+        default=DEFAULT_ACCOUNT,
+        show_default=True,
+        callback=_checked_account,
+        help="The prefix of the account.",
     )(command)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from akool_dagster.base.accounts import shown_command
 from akool_dagster.ledger import AccountLedger, JobState, VideoState
 from akool_dagster.ledger.landings import VIDEOS
 from akool_dagster.ledger.records import REOPENABLE_STATES
@@ -162,6 +163,6 @@ def _look_for_videos(
         what = f"{len(gone)} stored videos are not in {root.uri()}, or not at their size: {named(gone)}."
         hint = (
             "Bring the files back from a backup of the storage. Akool keeps them for 7 days: until then "
-            "`akool-dagster track ID --again` has those downloaded anew that were not pruned."
+            f"{shown_command('track ID --again', account.name)} has those downloaded anew that were not pruned."
         )
         report.findings.append(Finding(about="files", what=what, hint=hint))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from akool_dagster.base.accounts import shown_command
 from akool_dagster.base.clock import Clock
 from akool_dagster.ledger import AccountLedger
 from akool_dagster.ledger.account import OVERDUE_MS
@@ -20,7 +21,7 @@ EXPIRY_MS = 86_400_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Words:
-    """How a group of jobs is reported: ``{account}`` is filled in."""
+    """How a group of jobs is reported: ``{account}`` and the command ``{again}`` are filled in."""
 
     about: str
     what: str
@@ -29,7 +30,7 @@ class _Words:
     why: Callable[[Job], str | None] = lambda job: job.last_error
 
 
-AGAIN = "If they should still end: `akool-dagster track ID --again` polls them anew."
+AGAIN = "If they should still end: {again} polls them anew."
 
 WORDS = {
     Concern.UNUSABLE_ANSWER: _Words(
@@ -66,14 +67,14 @@ WORDS = {
     Concern.UNVERIFIED_VIDEO: _Words(
         about="videos",
         what="videos were refused by the verifier; what Akool served is kept beside the videos as <_id>.unverified",
-        hint="If the files play, or after an upgrade of this package: `akool-dagster track ID --again` verifies them.",
+        hint="If the files play, or after an upgrade of this package: {again} verifies them.",
         level=Level.NOTICE,
         why=lambda job: job.video_error,
     ),
     Concern.LOST_VIDEO: _Words(
         about="videos",
         what="videos are lost: no bytes could be had before their URLs died",
-        hint="If a file may still be there: `akool-dagster track ID --again` tries once more. Else make it anew.",
+        hint="If a file may still be there: {again} tries once more. Else make it anew.",
         level=Level.NOTICE,
         why=lambda job: job.video_error,
     ),
@@ -90,6 +91,7 @@ WORDS = {
 def stuck_jobs(account: AccountLedger, clock: Clock) -> Iterator[Finding]:
     """Yield a finding for each group of jobs that waits too long, or for somebody."""
     now = clock.now_ms()
+    again = shown_command("track ID --again", account.name)
     groups = account.inspection.groups(now, OVERDUE_MS, EXPIRY_MS)
     yield from _paused(account, now)
     enabled = account.landings.enabled_assets()
@@ -105,7 +107,7 @@ def stuck_jobs(account: AccountLedger, clock: Clock) -> Iterator[Finding]:
             yield Finding(
                 about=words.about,
                 what=f"{groups[concern].number} {words.what}: {_examples(groups[concern], words.why)}.",
-                hint=words.hint.format(account=account.name),
+                hint=words.hint.format(account=account.name, again=again),
                 level=words.level,
             )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from akool_dagster.base.accounts import shown_command
 from akool_dagster.errors import AkoolDagsterError
 from akool_dagster.storage.errors import UnsupportedStorageError, unconditional
 from akool_dagster.storage.root import StorageRoot
@@ -30,7 +31,7 @@ class Mark:
 
 def ledger_command(name: str, account: str) -> str:
     """Return a command that looks after the ledger, to be named in a message."""
-    return f"`akool-dagster ledger {name}" + ("`" if account == "akool" else f" --account {account}`")
+    return shown_command(f"ledger {name}", account)
 
 
 def read_mark(root: StorageRoot, account: str) -> Mark | None:

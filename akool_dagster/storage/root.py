@@ -19,7 +19,7 @@ from akool_dagster.storage.errors import (
     StorageFullError,
     reason,
 )
-from akool_dagster.storage.files import NOTHING, PARTIAL_SUFFIX, Found, OsFiles
+from akool_dagster.storage.files import NOTHING, PARTIAL_SUFFIX, STALE_SECONDS, Found, OsFiles
 from akool_dagster.storage.local import LocalFiles
 from akool_dagster.storage.location import Location, checked, parse_root
 
@@ -177,14 +177,16 @@ class StorageRoot:
                 stack.enter_context(self._kept.lock(checked(relative), seconds=seconds, clock=clock))
             yield
 
-    def remove_stale_temporaries(self, relative_dir: str, older_than_seconds: float, clock: Clock) -> int:
+    def remove_stale_temporaries(self, relative_dir: str, clock: Clock) -> int:
         """Remove what killed processes left of `temporary` files for one folder; return how many it was.
+
+        A file counts as left behind `STALE_SECONDS` after its last write.
 
         A remote root's temporary files are all in the system's temporary folder, whatever ``relative_dir``
         is. A file that cannot be removed, as one of another user there, stays and is no error.
         """
         folder = self._kept.temporary_folder(checked(relative_dir))
-        oldest_kept = clock.now_ms() / 1000 - older_than_seconds
+        oldest_kept = clock.now_ms() / 1000 - STALE_SECONDS
         removed = 0
         with self._explained("clean", relative_dir), suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:

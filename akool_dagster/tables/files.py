@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from akool_dagster.base.clock import Clock
 from akool_dagster.base.partitions import partition_file_key, partition_window
-from akool_dagster.storage import NOTHING, STALE_SECONDS, ChangedMeanwhileError, StorageError, StorageRoot
+from akool_dagster.storage import NOTHING, ChangedMeanwhileError, StorageError, StorageRoot
 from akool_dagster.tables.columns import TABLES
 from akool_dagster.tables.merge import Merge
 from akool_dagster.tables.spec import SPOOL_ROWS, TableSpec
@@ -142,7 +142,7 @@ def write_table(root: StorageRoot, relative: str, table: pa.Table, clock: Clock)
     """Write a table to a file, whatever is there before. Raises `StorageError`."""
     folder = relative.rpartition("/")[0]
     if folder:
-        root.remove_stale_temporaries(folder, STALE_SECONDS, clock)
+        root.remove_stale_temporaries(folder, clock)
     with root.temporary(relative) as target:
         rows = _write(root, relative, target, table.schema, table.to_batches())
         landed = LandedTable(rows=rows, bytes=target.stat().st_size)
@@ -230,7 +230,7 @@ def _rewrite(
 ) -> _Result:
     """Run ``write`` with what is there and a temporary file, and publish that if it was written, all under the lock."""
     folder, _, name = relative.rpartition("/")
-    root.remove_stale_temporaries(folder, STALE_SECONDS, clock)
+    root.remove_stale_temporaries(folder, clock)
     with root.lock(f"{folder}/.{name.removesuffix(SUFFIX)}.lock", seconds=LOCK_SECONDS, clock=clock):
         for tries_left in reversed(range(TRIES)):
             with root.local_copy(relative) as copy, root.temporary(relative) as target:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Collection
 
 from akool_dagster.base.clock import Clock
-from akool_dagster.storage import STALE_SECONDS, StorageError, StorageRoot
+from akool_dagster.storage import StorageError, StorageRoot
 
 MOST_FOLDERS = 8
 """How many day folders one run looks into, of perhaps hundreds."""
@@ -26,10 +26,10 @@ def remove_leftovers(root: StorageRoot, folder: str, days: Collection[str], cloc
     """
     try:
         if not root.is_local:
-            return root.remove_stale_temporaries(folder, STALE_SECONDS, clock)
+            return root.remove_stale_temporaries(folder, clock)
         present = [name for name in root.folders(folder) if _DAY.fullmatch(name)]
         chosen = folders_to_clean(present, days, clock.now_ms())
-        return sum(root.remove_stale_temporaries(f"{folder}/{name}", STALE_SECONDS, clock) for name in chosen)
+        return sum(root.remove_stale_temporaries(f"{folder}/{name}", clock) for name in chosen)
     except StorageError as error:
         logger.warning("Leftovers of killed runs were not looked for. %s", error)
         return 0

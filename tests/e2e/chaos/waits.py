@@ -21,9 +21,7 @@ SHORT_WAITS: tuple[tuple[str, str, object], ...] = (
     ("akool_dagster.polling.poll_pass", "RETRY_AFTER_FAILURES_MS", 2_000),
     ("akool_dagster.videos.schedule", "FIRST_WAIT_MS", 1_000),
     ("akool_dagster.videos.schedule", "LONGEST_WAIT_MS", 5_000),
-    ("akool_dagster.videos.leftovers", "STALE_SECONDS", STALE_SECONDS),
-    ("akool_dagster.tables.files", "STALE_SECONDS", STALE_SECONDS),
-    ("akool_dagster.assets", "STALE_SECONDS", STALE_SECONDS),
+    ("akool_dagster.storage.root", "STALE_SECONDS", STALE_SECONDS),
 )
 """Module, name and the value in the crash test."""
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from akool_dagster.storage import NOTHING, ChangedMeanwhileError, StorageError, StorageRoot
+from akool_dagster.storage import NOTHING, STALE_SECONDS, ChangedMeanwhileError, StorageError, StorageRoot
 from tests.clock import FakeClock
 from tests.integration.storage.helpers import RELATIVE, put, put_looked
 from tests.thoroughness import thorough
@@ -170,11 +170,16 @@ def test_only_the_temporary_files_that_nobody_writes_any_more_are_removed(
     clock = FakeClock()
     with root.temporary("day/a.mp4") as path:
         assert path.parent == folder and path.name.startswith(f"{prefix}.a.mp4.")
-    ages = {f"{prefix}.a.mp4.1.partial": 901, f"{prefix}.a.mp4.2.partial": 899, ".hidden": 9999, "b.partial": 9999}
+    ages = {
+        f"{prefix}.a.mp4.1.partial": STALE_SECONDS + 1,
+        f"{prefix}.a.mp4.2.partial": STALE_SECONDS - 1,
+        ".hidden": 9999.0,
+        "b.partial": 9999.0,
+    }
     for name, age in ages.items():
         (folder / name).write_bytes(b"half")
         os.utime(folder / name, (0, clock.now_ms() / 1000 - age))
-    assert root.remove_stale_temporaries("day", 900, clock) == 1
+    assert root.remove_stale_temporaries("day", clock) == 1
     left = sorted(folder.iterdir())
     assert [path.name for path in left] == sorted([*ages][1:])
     for path in left:
@@ -182,4 +187,4 @@ def test_only_the_temporary_files_that_nobody_writes_any_more_are_removed(
 
 
 def test_a_folder_that_is_not_there_needs_no_cleaning(root: StorageRoot) -> None:
-    assert root.remove_stale_temporaries("nowhere", 0, FakeClock()) == 0
+    assert root.remove_stale_temporaries("nowhere", FakeClock()) == 0

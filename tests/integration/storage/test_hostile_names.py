@@ -232,7 +232,7 @@ def test_cleaning_up_removes_a_link_and_not_what_it_leads_to(tmp_path: Path) -> 
     link = tmp_path / "storage" / "akool" / ".x.mp4.1.partial"
     link.symlink_to(outside)
     os.utime(link, (0, 0), follow_symlinks=False)
-    assert root.remove_stale_temporaries("akool", 1.0, FakeClock()) == 1
+    assert root.remove_stale_temporaries("akool", FakeClock()) == 1
     assert outside.read_text() == "precious"
 
 
@@ -252,5 +252,5 @@ def test_anothers_file_in_a_shared_temporary_folder_stops_no_landing(
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", refusing)
-    assert StorageRoot("s3://bucket/x").remove_stale_temporaries("akool", 1.0, FakeClock()) == 1
+    assert StorageRoot("s3://bucket/x").remove_stale_temporaries("akool", FakeClock()) == 1
     assert files(tmp_path) == {".akool-dagster.anothers.partial"}
