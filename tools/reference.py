@@ -134,7 +134,8 @@ def commands_page() -> str:
     """Return every command with its arguments and options."""
     parts = ["# Commands\n\nEvery command says which ledger it used. `-h` shows what is below."]
     for path, one in commands(command, "akool-dagster"):
-        context = click.Context(one, info_name=path)
+        # A command keeps the help option of the first context that asks for it.
+        context = click.Context(one, info_name=path, help_option_names=command.context_settings["help_option_names"])
         usage = " ".join([path, *one.collect_usage_pieces(context)])
         parts += [f"## `{path}`", markdown_of(one.help or ""), f"```text\n{usage}\n```"]
         options = [
