@@ -62,9 +62,14 @@ class CallPlan:
         """Return how many calls may be under way at once.
 
         One while failures prevail: calls that fail side by side would use up the failures that a pass may have before
-        their ids are parted.
+        their ids are parted. Before that, no more than may fail together and still leave the failures that it takes to
+        halve a call down to one id.
         """
-        return 1 if self.failures > 2 * self.answers else min(concurrent_requests, FIRST_WINDOW + self.answers)
+        if self.failures > 2 * self.answers:
+            return 1
+        halvings = (self._ids_per_request - 1).bit_length()
+        may_fail = 2 * self.answers + FAILURES_BEFORE_STOP - self.failures - halvings
+        return max(1, min(concurrent_requests, FIRST_WINDOW + self.answers, may_fail))
 
     @property
     def must_stop(self) -> bool:

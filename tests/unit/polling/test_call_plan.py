@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from akool_dagster.ledger import ClaimedJob
@@ -30,6 +30,7 @@ def test_good_ids_take_as_few_calls_as_they_fill(number: int, ids_per_request: i
 
 
 @given(st.sets(st.integers(min_value=0, max_value=119), max_size=119), concurrency, seeds)
+@example({0, 1, 2, 3, 100, 38, 10, 11, 12, 13, 14, 15, 75, 110, 50, 88, 25}, 9, 0)  # nine calls failed side by side
 def test_ids_that_akool_refuses_are_found_in_one_pass_and_all_others_answered(
     bad: set[int], at_once: int, seed: int
 ) -> None:
