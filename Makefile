@@ -11,7 +11,7 @@ SQLALCHEMY20_TESTS := $(filter-out %_properties.py,$(wildcard tests/*/ledger/tes
 LOWEST := $(VENV)/lowest
 LOWEST_STAMP := $(LOWEST)/.installed
 LOWEST_TESTS := tests/unit $(wildcard $(addprefix tests/integration/,api cli http ledger operations polling storage tables videos))
-SEARCHES := tests/e2e/simulation/test_settling.py tests/integration/operations/test_adopt_properties.py \
+SEARCHES := tests/unit tests/e2e/simulation/test_settling.py tests/integration/operations/test_adopt_properties.py \
   tests/integration/ledger/test_properties.py tests/integration/tables/test_landing_in_files.py
 PYTHON ?= python3
 PORT ?= 3000

@@ -14,9 +14,11 @@ from akool_dagster.emulator import AkoolEmulator
 from akool_dagster.http import bounds
 from tests.clock import FakeClock
 from tests.deployment import QUIET, Deployment
+from tests.thoroughness import NIGHTLY, thorough
 
 # A busy machine must not fail a property; how long one takes is for the benchmarks.
-settings.register_profile("akool", deadline=None)
+# A pull request sees the same examples at every run; the nightly run looks for new ones.
+settings.register_profile("akool", deadline=None, derandomize=not NIGHTLY, max_examples=thorough(100, 1000))
 settings.load_profile("akool")
 
 LONG = frozenset({"e2e", "test_settling.py"})

@@ -73,8 +73,8 @@ def retry_after_seconds(header: str | None, now_ms: int) -> float | None:
     """Return the seconds a ``Retry-After`` header (number or HTTP date) asks for, if readable."""
     if header is None:
         return None
-    if re.fullmatch(r"\s*[0-9]{1,9}(\.[0-9]*)?\s*", header):
-        return float(header)
+    if number := re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]*)?)\s*", header):
+        return float(number[1])
     try:
         moment = parsedate_to_datetime(header)
     except ValueError:

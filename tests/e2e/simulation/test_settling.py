@@ -26,7 +26,7 @@ from tests.deployment import object_id
 from tests.e2e.simulation.effects import Effects, Plan, tap, trouble
 from tests.e2e.simulation.ledgers import Backup
 from tests.e2e.simulation.world import DAY_SECONDS, TABLE_NAMES, Run, World
-from tests.thoroughness import NIGHTLY, thorough
+from tests.thoroughness import thorough
 
 pytest_plugins = ["tests.integration.ledger_databases"]
 
@@ -248,7 +248,6 @@ def test_everything_settles_once_the_trouble_stops(
             max_examples=thorough(4, 250),
             stateful_step_count=20,
             deadline=None,
-            derandomize=not NIGHTLY,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
         ),

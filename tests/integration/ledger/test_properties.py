@@ -422,7 +422,6 @@ def test_nothing_moves_back_and_every_number_adds_up(ledger_url: str) -> None:
             max_examples=thorough(10 if ledger_url.startswith("postgresql") else 25, 300),
             stateful_step_count=20,
             deadline=None,
-            derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )
