@@ -83,7 +83,6 @@ def test_what_is_on_is_described_as_it_was_given(given: dict[str, Any], shown: d
         ({"name": "429", "probability": []}, "'probability' .* valid number"),
         ({"name": "429", "probability": -0.1}, "'probability' .* greater than or equal to 0"),
         ({"name": "429", "seconds": 1}, "'429' has no option 'seconds'; it has retry_after"),
-        ({"name": "reset", "self": 1}, "'reset' has no option 'self'; it has none of its own"),
         ({"name": "no_such"}, r"no fault 'no_such'.*1005.*missing_row"),
         ({"name": "1005", "endpoint": "cdn"}, "cannot happen at 'cdn'"),
         ({"name": "1005", "endpoint": "nowhere"}, r"no endpoint 'nowhere'.*resultsByIds"),
