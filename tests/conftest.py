@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 from hypothesis import settings
 
+from akool_dagster import JobLedger
 from akool_dagster.emulator import AkoolEmulator
 from akool_dagster.http import bounds
 from tests.clock import FakeClock
@@ -68,3 +69,11 @@ def instance() -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def deployment(tmp_path: Path, emulator: AkoolEmulator, instance: dg.DagsterInstance) -> Deployment:
     return Deployment(tmp_path, emulator, instance)
+
+
+@pytest.fixture(scope="session")
+def ledger_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the file of a new SQLite ledger, to be copied: migrating takes longer than most tests."""
+    file = tmp_path_factory.mktemp("ledger") / "new.sqlite"
+    JobLedger.create(f"sqlite:///{file}").close()
+    return file

@@ -215,9 +215,8 @@ class ResultsAnswer:
 def parse_results(payload: object, requested: Collection[str]) -> ResultsAnswer:
     """Match the rows of a successful ``resultsByIds`` envelope to the requested ids, by ``_id`` only.
 
-    The requested ids are as `normalise_id` gives them. Several rows may have one id: the row of the job that got
-    furthest is kept. Raises AkoolResponseError when the envelope itself has
-    the wrong shape; one bad row never affects the others.
+    The requested ids are as `normalise_id` gives them. Of several rows with one id, the row with the furthest status is
+    kept. Raises AkoolResponseError when the envelope itself has the wrong shape; one bad row never affects the others.
     """
     wanted = dict.fromkeys(requested)
     rows: dict[str, ResultRow] = {}

@@ -142,8 +142,8 @@ class Database:
         """Run one writing transaction; commit at the end, roll back on any error.
 
         On PostgreSQL each statement sees what was committed before it, so that what it waited for is compared anew.
-        ``alone``: wait until no other transaction that is alone runs, such as one that adds jobs. (SQLite has one
-        writer at a time anyway.)
+        A transaction that is ``alone`` first waits for the end of every other such transaction. Transactions that add
+        jobs are alone. On SQLite every writing transaction is.
         """
         options = {"akool_begin": "BEGIN IMMEDIATE"} if self.is_sqlite else {"isolation_level": "READ COMMITTED"}
         with self._transaction(options, seconds or self._answer_timeout) as connection:

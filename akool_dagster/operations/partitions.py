@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import date
 
 from akool_dagster.base.partitions import Granularity, PartitionGrid
 from akool_dagster.ledger import AccountLedger, LandingKind
@@ -13,10 +13,7 @@ from akool_dagster.ledger import AccountLedger, LandingKind
 Window = tuple[int, int]
 """The first millisecond of a partition and that of the next."""
 
-GRIDS = {
-    grid.length_ms: grid
-    for grid in (PartitionGrid(granularity, datetime(1970, 1, 1, tzinfo=UTC)) for granularity in Granularity)
-}
+GRIDS = {grid.length_ms: grid for grid in (PartitionGrid(granularity, date(1970, 1, 1)) for granularity in Granularity)}
 """The grid of partitions by the length of one, in milliseconds."""
 
 

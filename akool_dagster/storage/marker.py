@@ -103,21 +103,6 @@ def ensure_owner(root: StorageRoot, account: str, ledger_id: str, granularity: s
         _refuse_unconditional(root, account, mark)
 
 
-def examine_mark(root: StorageRoot, account: str, ledger_id: str, *, is_new: bool) -> tuple[Mark | None, str | None]:
-    """Return the mark of an account's folder, and why the folder is not this ledger's; no reason where it is.
-
-    A folder without a mark is this ledger's where it ``is_new``: neither files nor a landing are known. The reason goes
-    after a colon: "it has no ledger.json". Raises `StorageError` when the root cannot be read.
-    """
-    try:
-        mark = read_mark(root, account)
-    except OwnershipError as error:
-        return None, str(error)
-    if mark is None:
-        return None, None if is_new else f"it has no {MARKER}"
-    return mark, None if mark.ledger_id == ledger_id else f"its {MARKER} names ledger {mark.ledger_id}"
-
-
 def _refuse_unconditional(root: StorageRoot, account: str, mark: Mark) -> None:
     """Raise `UnsupportedStorageError`, and take the mark back, where a store accepts the second of two creations."""
     marker = f"{account}/{MARKER}"

@@ -180,10 +180,9 @@ class StorageRoot:
     def remove_stale_temporaries(self, relative_dir: str, clock: Clock) -> int:
         """Remove what killed processes left of `temporary` files for one folder; return how many it was.
 
-        A file counts as left behind `STALE_SECONDS` after its last write.
-
-        A remote root's temporary files are all in the system's temporary folder, whatever ``relative_dir``
-        is. A file that cannot be removed, as one of another user there, stays and is no error.
+        A file counts as left behind `STALE_SECONDS` after its last write. The temporary files of a remote root are all
+        in the system's temporary folder, whatever ``relative_dir`` is. A file that cannot be removed, such as another
+        user's, stays and is no error.
         """
         folder = self._kept.temporary_folder(checked(relative_dir))
         oldest_kept = clock.now_ms() / 1000 - STALE_SECONDS

@@ -13,8 +13,9 @@ from akool_dagster.emulator import AkoolEmulator
 from tests.e2e.chaos.boundaries import Place
 from tests.e2e.chaos.databases import SqliteLedger
 from tests.e2e.chaos.deployment import Deployment
-from tests.e2e.chaos.driver import Chaos, Plan
+from tests.e2e.chaos.driver import Chaos
 from tests.e2e.chaos.failpoints import FAILPOINTS, Failpoint
+from tests.e2e.chaos.outcome import Plan
 from tests.e2e.chaos.report import report
 
 API_KEY = "MARKED-SECRET-e2e-0815"

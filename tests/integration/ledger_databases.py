@@ -50,14 +50,6 @@ def ledger_schema(postgres_dsn: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
-def ledger_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the file of a new SQLite ledger, to be copied."""
-    file = tmp_path_factory.mktemp("ledger") / "new.sqlite"
-    JobLedger.create(f"sqlite:///{file}").close()
-    return file
-
-
 @pytest.fixture
 def new_schema(postgres_dsn: str) -> Iterator[Callable[[], str]]:
     """Give a function that returns the URL of a new, empty schema in PostgreSQL."""

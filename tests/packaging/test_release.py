@@ -1,8 +1,10 @@
 """What a release promises: its version, its change log, the Pythons it claims, and the migrations it has brought.
 
 ``released_migrations.sha256`` names every migration that a release has brought, with the SHA-256 of its bytes. Ledgers
-of users have run these files, so a change of one would never reach those ledgers: write a new migration instead. The
-file is empty before the first release. To release, replace "(unreleased)" by the day in CHANGELOG.md and run, at the
+of users have run these files, so a change of one would never reach those ledgers: write a new migration instead.
+``released_migrations.sha256`` is empty before the first release.
+
+A release takes two steps. Write the day in the place of "(unreleased)" in CHANGELOG.md. Then run this command at the
 root of the repository::
 
     (cd akool_dagster/ledger/migrations/versions && sha256sum 0*.py) > tests/packaging/released_migrations.sha256

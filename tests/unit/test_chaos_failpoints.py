@@ -13,8 +13,8 @@ from akool_dagster.emulator import FAULT_KINDS
 from tests.e2e.chaos import check, databases, findings
 from tests.e2e.chaos.boundaries import BOUNDARIES, ONLY_AT_THE_FIRST_LANDING, Boundary
 from tests.e2e.chaos.deployment import Restart
-from tests.e2e.chaos.driver import longest_wait
 from tests.e2e.chaos.failpoints import FAILPOINTS, FOLDER_VARIABLE, Arming, Failpoint, resolve
+from tests.e2e.chaos.outcome import longest_wait
 from tests.e2e.chaos.waits import SHORT_WAITS
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -15,8 +15,9 @@ from pathlib import Path
 from akool_dagster.emulator import AkoolEmulator
 from tests.e2e.chaos.databases import LedgerDatabase, SqliteLedger, postgres_ledger
 from tests.e2e.chaos.deployment import Deployment
-from tests.e2e.chaos.driver import Chaos, Plan
+from tests.e2e.chaos.driver import Chaos
 from tests.e2e.chaos.failpoints import FAILPOINTS
+from tests.e2e.chaos.outcome import Plan
 from tests.e2e.chaos.report import report
 
 LEDGERS: dict[str, Callable[[Path], AbstractContextManager[LedgerDatabase]]] = {

@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import dagster as dg
@@ -27,16 +26,15 @@ from tests.e2e.chaos.check import (
     examine,
 )
 from tests.e2e.chaos.databases import CONNECTION
-from tests.e2e.chaos.deployment import Deployment, Restart
+from tests.e2e.chaos.deployment import Deployment
 from tests.e2e.chaos.failpoints import Failpoint
 from tests.e2e.chaos.findings import Finding, Harm
+from tests.e2e.chaos.outcome import Outcome, Plan, longest_wait
 from tests.e2e.chaos.waits import STALE_SECONDS
 from tests.e2e.chaos.watcher import Watcher
 from tests.e2e.chaos.workload import Step, Workload
 from tests.e2e.processes import Kind, Process, kill_everything
 
-LONGEST_WAIT_SECONDS = 120.0
-"""From a restart with something to land to the next request of a landing."""
 ARMED_AT_ONCE = {Place.TICK: 1, Place.RUN: 3, Place.COMMAND: 1}
 ARMED_SECONDS = 60.0
 """How long a fail-point waits for somebody to reach it before another has its turn."""
@@ -59,65 +57,6 @@ IDS_PER_CALL = 100
 LOOKS_BEFORE_TRACKING_AGAIN = 20
 RUN_SECONDS = 120.0
 """Most seconds from a run's cleaning of its folder to its last file there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How much of it."""
-
-    seed: int
-    kills: int
-    """How many at least."""
-    failpoints: Sequence[Failpoint]
-    """Each must be reached."""
-    days: int
-    """Over how many days the jobs are spread: each is a partition of five tables."""
-    first_jobs: int
-    """How many are tracked at the start; more come during the chaos."""
-    step_seconds: float
-    strike_seconds: tuple[float, float]
-    """Between two kills at random."""
-    chaos_seconds: float
-    settle_seconds: float
-    loses_its_ledger: bool = True
-    """Whether the ledger is replaced by an older one in the end, and adopts the tables."""
-
-
-@dataclass(kw_only=True)
-class Outcome:
-    """What happened, and what was found afterwards."""
-
-    kills: Counter[str] = field(default_factory=Counter)
-    processes: int = 0
-    failpoints: Counter[str] = field(default_factory=Counter)
-    missed_failpoints: list[str] = field(default_factory=list)
-    faults: Counter[str] = field(default_factory=Counter)
-    requests: Counter[str] = field(default_factory=Counter)
-    """Those of the chaos, by endpoint."""
-    spoilt: int = 0
-    """How many of them met a fault."""
-    runs: Counter[str] = field(default_factory=Counter)
-    jobs: int = 0
-    reopened: int = 0
-    files_watched: int = 0
-    chaos_seconds: float = 0.0
-    settle_seconds: float = 0.0
-    unsettled: str | None = None
-    unneeded_runs: int = 0
-    longest_wait_seconds: float = 0.0
-    """From a restart with something to land to the next request of a landing."""
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def survived(self) -> bool:
-        """Whether everything is as it must be."""
-        return not (
-            self.findings
-            or self.unsettled
-            or self.unneeded_runs
-            or self.missed_failpoints
-            or self.longest_wait_seconds > LONGEST_WAIT_SECONDS
-        )
 
 
 class _Armed(NamedTuple):
@@ -489,17 +428,3 @@ class Chaos:
         outcome.files_watched = self._watcher.looks
         log = self._deployment.home / "command.log"
         outcome.reopened = sum(map(int, re.findall(r"(\d+) reopened", log.read_text())))
-
-
-def longest_wait(restarts: Sequence[Restart], asked: Sequence[float]) -> float:
-    """Return the longest time from a restart with something to land to the next request, both in epoch seconds.
-
-    A restart whose deployment was killed again before anything was asked for counts for as long as it lived.
-    """
-    ends = [restart.at for restart in restarts[1:]] + [float("inf")]
-    waits = [
-        min([at for at in asked if restart.at <= at < end], default=end) - restart.at
-        for restart, end in zip(restarts, ends, strict=True)
-        if restart.has_to_land
-    ]
-    return max((wait for wait in waits if wait != float("inf")), default=0.0)

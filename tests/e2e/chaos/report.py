@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from tests.e2e.chaos.driver import Outcome
 from tests.e2e.chaos.findings import Harm
+from tests.e2e.chaos.outcome import Outcome
 
 FIGURES = (Harm.LOST, Harm.DOUBLED, Harm.PARTIAL, Harm.SECRET)
 SHOWN_FINDINGS = 40

@@ -36,14 +36,6 @@ def tmp_path() -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="session")
-def ledger_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the file of a new ledger, to be copied: migrating takes longer than most tests."""
-    file = tmp_path_factory.mktemp("ledger") / "new.sqlite"
-    JobLedger.create(f"sqlite:///{file}").close()
-    return file
-
-
 @pytest.fixture
 def new_ledger(tmp_path: Path, clock: FakeClock, ledger_file: Path) -> Iterator[Callable[[], JobLedger]]:
     """Give a function that makes a new ledger, whose time is ``clock``."""

@@ -36,11 +36,6 @@ Row = dict[str, Any]
 _TYPES = {field.name: field.type for table in TABLES.values() for field in table.schema}
 
 
-def object_id(created_ms: int, number: int = 0) -> str:
-    """Return an id of Akool's shape, made at a time (whole seconds)."""
-    return f"{created_ms // 1000:08x}{number:016x}"
-
-
 def answered(job_id: str, status: int | None, settled_ms: int = NOW, **fields: object) -> Answered:
     """Return what Akool's row says of a job."""
     raw = {"_id": job_id, "status": status, "create_time": OLD, "update_time": OLD + HOUR, "deduction_credit": 20}

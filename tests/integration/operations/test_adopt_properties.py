@@ -20,6 +20,7 @@ from akool_dagster.ledger.records import FINAL_STATES, VideoFailure
 from akool_dagster.operations.partitions import window_of
 from akool_dagster.storage import StorageRoot
 from tests.clock import FakeClock
+from tests.integration.ledger.helpers import object_id
 from tests.integration.operations.helpers import (
     ALL,
     DAY,
@@ -29,7 +30,6 @@ from tests.integration.operations.helpers import (
     answered,
     jobs_of,
     land,
-    object_id,
     read_rows,
     record,
     track,

@@ -12,6 +12,7 @@ from akool_dagster.operations.forget import ForgetReport, forget
 from akool_dagster.storage import OsFiles, StorageRoot
 from akool_dagster.storage.marker import Mark, OwnershipError, write_mark
 from tests.clock import FakeClock
+from tests.integration.ledger.helpers import object_id
 from tests.integration.operations.helpers import (
     ALL,
     OLD,
@@ -22,7 +23,6 @@ from tests.integration.operations.helpers import (
     jobs_of,
     land,
     live,
-    object_id,
     problems,
     read_rows,
     track,

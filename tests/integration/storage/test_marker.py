@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from akool_dagster.storage import OsFiles, StorageError, StorageRoot, UnsupportedStorageError
-from akool_dagster.storage.marker import Mark, OwnershipError, ensure_owner, examine_mark, read_mark, write_mark
+from akool_dagster.storage.marker import Mark, OwnershipError, ensure_owner, read_mark, write_mark
 from tests.integration.storage.helpers import files_below
 from tests.object_store import Fault, ObjectStore, ignore_conditions, lose_the_answer, refuse_conditions
 
@@ -69,19 +69,6 @@ def test_a_mark_reads_back_whatever_was_written_there_before(root: StorageRoot, 
     own(root)
     write_mark(root, "akool", mark)
     assert read_mark(root, "akool") == mark
-
-
-@pytest.mark.parametrize("is_new", [True, False])
-def test_why_a_folder_is_not_this_ledger_s_can_be_told(tmp_path: Path, is_new: bool) -> None:
-    root = StorageRoot(str(tmp_path))
-    assert examine_mark(root, "akool", OURS, is_new=is_new) == (None, None if is_new else "it has no ledger.json")
-    own(root)
-    mark = Mark(ledger_id=OURS, granularity="daily")
-    assert examine_mark(root, "akool", OURS, is_new=is_new) == (mark, None)
-    assert examine_mark(root, "akool", THEIRS, is_new=is_new) == (mark, f"its ledger.json names ledger {OURS}")
-    (tmp_path / MARKER).write_bytes(b"{")
-    found, reason = examine_mark(root, "akool", OURS, is_new=is_new)
-    assert (found, "cannot be read" in str(reason)) == (None, True)
 
 
 class UnwritableFiles(OsFiles):
